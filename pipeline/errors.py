@@ -1,0 +1,29 @@
+"""The errors a user may see, each with its exit code. One or two lines: what is wrong, where, what to type instead."""
+
+
+class TesseraError(Exception):
+    """Anything Tessera refuses on purpose; printed without a traceback unless `--debug`."""
+
+    exit_code = 1
+
+
+class ConfigError(TesseraError):
+    """A recipe, a flag or a value on the command line is wrong."""
+
+    exit_code = 2
+
+
+class MissingInputError(ConfigError):
+    """A stage was asked to run before the stage that makes its input."""
+
+
+class DataError(TesseraError):
+    """A file, shard or sample is damaged, missing or not what it says it is."""
+
+    exit_code = 3
+
+
+class Stopped(TesseraError):
+    """Stopped on request before the end; the same line typed again resumes."""
+
+    exit_code = 85

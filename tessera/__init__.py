@@ -1,0 +1,1 @@
+"""Tessera: the Python face."""
