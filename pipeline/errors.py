@@ -23,7 +23,7 @@ class DataError(TesseraError):
     exit_code = 3
 
 
-class Stopped(TesseraError):
+class Stopped(TesseraError):  # noqa: N818 - a request that was met, not a failure
     """Stopped on request before the end; the same line typed again resumes."""
 
     exit_code = 85
