@@ -53,29 +53,28 @@ def build(config: type, values: Mapping[str, Any], key: str = "") -> Any:
 
 def convert(hint: Any, value: Any, key: str) -> Any:
     """`value` as the type `hint`: scalars, Path, tuple, list, dict, Literal, Optional, Union, nested dataclasses."""
-    origin = get_origin(hint)
-    if hint is Any:
-        return value
+    origin = get_origin(hint) or hint
     if origin in (Union, types.UnionType):
         return _union(hint, value, key)
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise _wrong(key, "one of " + ", ".join(map(repr, get_args(hint))), value)
-        return value
     if is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping | None):
-            raise _wrong(key, f"a mapping with keys of {', '.join(f.name for f in fields(hint))}", value)
-        return build(hint, value or {}, key)
-    if (origin or hint) in (tuple, list):
+        return _nested(hint, value, key)
+    if origin in (tuple, list):
         return _sequence(hint, value, key)
-    if (origin or hint) in (dict, Mapping):
+    if origin in (dict, Mapping):
         return _mapping(hint, value, key)
     return _scalar(hint, value, key)
 
 
+def _nested(hint: type, value: Any, key: str) -> Any:
+    if not isinstance(value, Mapping | None):
+        raise _wrong(key, f"a section with keys of {', '.join(field.name for field in fields(hint))}", value)
+    return build(hint, value or {}, key)
+
+
 def _scalar(hint: Any, value: Any, key: str) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if hint is bool and isinstance(value, bool):
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    if hint is Any or value in choices or (hint in (bool, type(None)) and type(value) is hint):
         return value
     if hint is int and (whole or (isinstance(value, float) and value.is_integer())):
         return int(value)
@@ -85,9 +84,7 @@ def _scalar(hint: Any, value: Any, key: str) -> Any:
         return str(value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is type(None) and value is None:
-        return None
-    raise _wrong(key, _WORDS.get(hint, getattr(hint, "__name__", str(hint))), value)
+    raise _wrong(key, "one of " + ", ".join(map(repr, choices)) if choices else _name(hint), value)
 
 
 def _union(hint: Any, value: Any, key: str) -> Any:

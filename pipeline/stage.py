@@ -1,6 +1,7 @@
 """What every stage is: one frozen, torch-free value. No base class, no registry, no look-up by string.
 
-`run` imports what it needs inside, so that the list of all stages costs nothing to import and a wrong recipe answers at once.
+`run` imports what it needs inside, so that the list of all stages costs nothing to import and a wrong recipe answers
+at once.
 """
 
 from __future__ import annotations
