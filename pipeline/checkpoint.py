@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.player import Player
 
 MANIFEST = "MANIFEST.json"
+STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,10 @@ def save(
 def newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that verifies; what was half written is swept aside, what is damaged is named."""
     for candidate in sorted(folder.glob("step-*"), reverse=True):
-        problem, manifest = _verify(candidate)
+        problem = _problem(candidate)
         if problem is None:
-            return Checkpoint(candidate, manifest["state"]["step"], manifest["state"])
+            state = json.loads((candidate / STATE).read_text())
+            return Checkpoint(candidate, state["step"], state)
         warnings.warn(f"checkpoint {candidate} is passed over: {problem}; trying the one before it.", stacklevel=2)
     return None
 
@@ -98,12 +100,13 @@ def _write_tensors(tensors: dict[str, Any], path: Path) -> None:
 
 
 def _commit(aside: Path, final: Path, state: dict[str, Any]) -> None:
+    (aside / STATE).write_text(json.dumps(state, indent=1))
     files = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
     for name in files:
         (aside / name).chmod(0o644)  # safetensors writes 0600, which locks a group out of resuming
         _sync(aside / name)
     manifest = aside / MANIFEST
-    manifest.write_text(json.dumps({"files": files, "state": state, "written": time.time()}, indent=1))
+    manifest.write_text(json.dumps({"step": state["step"], "files": files}, indent=1))
     _sync(manifest)
     _sync(aside)
     if final.exists():  # the same step saved again, by a run resumed before it
@@ -126,23 +129,23 @@ def _retain(folder: Path, keep: int, best_step: int | None) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _verify(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    """What is wrong with a checkpoint (None when it is whole), and its manifest."""
+def _problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None when it is whole."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        step = manifest["state"]["step"]
-        files: dict[str, str] = manifest["files"]
+        manifest = json.loads((folder / MANIFEST).read_text())
+        step, files = manifest["step"], dict(manifest["files"])
+        named_for_it = folder.name == f"step-{step:08d}" and STATE in files
     except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is missing or damaged", {}
-    if folder.name != f"step-{step:08d}":
-        return f"{MANIFEST} is that of step {step}", {}
+        return f"{MANIFEST} is missing or damaged"
+    if not named_for_it:
+        return f"{MANIFEST} is that of step {step}"
     for name, digest in files.items():
         path = folder / name
         if not path.is_file():
-            return f"{name} is missing", {}
+            return f"{name} is missing"
         if _sha256(path) != digest:
-            return f"{name} is damaged (sha256 differs)", {}
-    return None, manifest
+            return f"{name} is damaged (sha256 differs)"
+    return None
 
 
 def _sha256(path: Path) -> str:
