@@ -1,9 +1,9 @@
 """Which sample stands where in an epoch: a pure function of (shard sizes, seed, epoch), so a position is one integer.
 
-The shards are permuted and laid end to end as a circle that starts at a random place inside the first of them. The last
-N mod global_batch samples of the circle sit out; the rest is cut into `lanes` equal runs. A lane goes through its run in
-blocks of `shuffle_shards` consecutive shard segments and shuffles inside a block. Every global batch takes the same
-number of samples from every lane, so it is the same whatever number of processes shares the lanes out.
+The shards are permuted and laid end to end as a circle that starts at a random place inside the first of them. The
+last N mod global_batch samples of the circle sit out; the rest is cut into `lanes` equal runs. A lane goes through its
+run in blocks of `shuffle_shards` consecutive shard segments and shuffles inside a block. Every global batch takes the
+same number of samples from every lane, so it is the same whatever number of processes shares the lanes out.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ class EpochOrder:
         self.run_length = self.steps * self.per_lane
         self._total, self._seed, self._epoch, self._group = total, seed, epoch, shuffle_shards
         self._shards, self._firsts, self._starts = _circle(sizes, seed, epoch)
+        self._edges = [self._edges_of(lane) for lane in range(lanes)]
         self._blocks: dict[int, dict[int, np.ndarray]] = {}
 
     def samples(self, lane: int, start: int, stop: int) -> Rows:
         """The samples at positions start..stop-1 of a lane's run."""
         assert 0 <= start <= stop <= self.run_length
         places = np.empty(stop - start, np.int64)
-        edges = self._edges(lane)
+        edges = self._edges[lane]
         position = start
         while position < stop:
             block = int(np.searchsorted(edges, position, side="right")) - 1
@@ -83,15 +84,15 @@ class EpochOrder:
 
     def num_blocks(self, lane: int) -> int:
         """Shuffling blocks in a lane's run."""
-        return len(self._edges(lane)) - 1
+        return len(self._edges[lane]) - 1
 
     def block_at(self, lane: int, position: int) -> int:
         """The shuffling block that position lies in."""
-        return int(np.searchsorted(self._edges(lane), position, side="right")) - 1
+        return int(np.searchsorted(self._edges[lane], position, side="right")) - 1
 
     def segments(self, lane: int, block: int) -> list[Segment]:
         """The shard segments a block draws from, in stored order."""
-        edges = self._edges(lane) + lane * self.run_length
+        edges = self._edges[lane] + lane * self.run_length
         begin, end = int(edges[block]), int(edges[block + 1])
         found = []
         for i in range(int(np.searchsorted(self._starts, begin, side="right")) - 1, len(self._shards)):
@@ -102,7 +103,7 @@ class EpochOrder:
             found.append(Segment(int(self._shards[i]), low + shift, high + shift))
         return found
 
-    def _edges(self, lane: int) -> np.ndarray:
+    def _edges_of(self, lane: int) -> np.ndarray:
         """Positions in the lane's run where its blocks begin, and its length."""
         begin, end = lane * self.run_length, (lane + 1) * self.run_length
         first = int(np.searchsorted(self._starts, begin, side="right"))
