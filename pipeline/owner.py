@@ -98,7 +98,7 @@ def _stale(path: Path, holder: dict[str, Any], claim: Path) -> bool:
         return True
     mine = _claim()
     if all(holder.get(name) == mine[name] for name in ("host", "space")):
-        start = _process_start(int(holder["pid"]))
+        start = _process_start(int(holder.get("pid", 0)))
         return start is None or start != holder.get("process_start")
     if mine["job"] is None or holder.get("job") != mine["job"]:
         return False
