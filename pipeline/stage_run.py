@@ -49,20 +49,38 @@ class Job:
         return artifacts.is_finished(self.out)
 
     def input_fingerprints(self) -> dict[str, str]:
-        """{input: fingerprint}; raises MissingInputError naming the stage to run first."""
-        return {name: self._fingerprint(name, folder) for name, folder in self.inputs.items()}
+        """{input: fingerprint}; raises MissingInputError naming the stage to run first, ConfigError on a wrong mix."""
+        marks = {name: self._fingerprint(name, folder) for name, folder in self.inputs.items()}
+        for name, folder in self.inputs.items():
+            self._refuse_mixture(name, folder, marks)
+        return marks
 
     def _fingerprint(self, name: str, folder: Path) -> str:
         if artifacts.is_finished(folder):
             return artifacts.fingerprint(folder)
-        if name == "shards" and folder != self.out.parent / name:  # shards made elsewhere carry no manifest
+        elsewhere = folder != self.out.parent / name
+        if name == "shards" and elsewhere:  # shards made by others carry no manifest
             from pipeline.shard_index import open_shards
 
             return open_shards(folder).fingerprint
+        missing = f"stage '{self.instance}' reads '{name}', but {folder} has no {MANIFEST}: "
+        if elsewhere:
+            raise MissingInputError(f"{missing}'use: {name}' must name the folder of a finished stage.")
         raise MissingInputError(
-            f"stage '{self.instance}' reads '{name}', but {folder} has no {MANIFEST}: the stage that makes '{name}' "
-            f"has not run, or was stopped before it finished.\nRun it first:  {self.command} --until {name}"
+            f"{missing}the stage that makes '{name}' has not run, or was stopped before it finished.\n"
+            f"Run it first:  {self.command} --until {name}"
         )
+
+    def _refuse_mixture(self, name: str, folder: Path, marks: dict[str, str]) -> None:
+        """Codes of one tokenizer never meet another. Shards may differ: a tokenizer serves images it never saw."""
+        if not artifacts.is_finished(folder):
+            return
+        for source, mark in artifacts.read_manifest(folder)["inputs"].items():
+            if source != "shards" and source in marks and marks[source] != mark:
+                raise ConfigError(
+                    f"stage '{self.instance}': {folder} was made with another '{source}' ({mark[:12]}) than "
+                    f"{self.inputs[source]} ({marks[source][:12]}).\nMake it again:  {self.command} --redo {name}"
+                )
 
 
 def refuse_changed(job: Job, inputs: dict[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Stop signals where no training loop listens: SIGTERM, SIGINT and SIGUSR1 end the work at once and mean exit code 85."""
+"""Stop signals where no training loop listens: SIGTERM, SIGINT and SIGUSR1 end the work at once; exit code 85."""
 
 from __future__ import annotations
 
