@@ -1,9 +1,10 @@
 """Which sample stands where in an epoch: a pure function of (shard sizes, seed, epoch), so a position is one integer.
 
 The shards are permuted and laid end to end as a circle that starts at a random place inside the first of them. The
-last N mod global_batch samples of the circle sit out; the rest is cut into `lanes` equal runs. A lane goes through its
-run in blocks of `shuffle_shards` consecutive shard segments and shuffles inside a block. Every global batch takes the
-same number of samples from every lane, so it is the same whatever number of processes shares the lanes out.
+last N mod global_batch samples of the circle sit out, others in the next epoch; the rest is cut into `lanes` equal
+runs. A lane goes through its run in blocks of `shuffle_shards` consecutive shard segments and shuffles inside a block.
+Every global batch takes the same number of samples from every lane, so it is the same whatever number of processes
+shares the lanes out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pipeline.randomness import numpy_rng
 
 Rows = tuple[np.ndarray, np.ndarray]
 """Shard numbers and rows inside those shards, two int64 arrays of one length."""
+
+_ATTEMPTS = 32
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class EpochOrder:
         self.steps = total // global_batch
         self.run_length = self.steps * self.per_lane
         self._total, self._seed, self._epoch, self._group = total, seed, epoch, shuffle_shards
-        self._shards, self._firsts, self._starts = _circle(sizes, seed, epoch)
+        self._circle = _fair_circle(np.asarray(sizes, np.int64), total % global_batch, seed, epoch)
+        self._starts = self._circle.starts
         self._edges = [self._edges_of(lane) for lane in range(lanes)]
         self._blocks: dict[int, dict[int, np.ndarray]] = {}
 
@@ -70,7 +74,7 @@ class EpochOrder:
             shuffled = self._shuffled(lane, block, edges)
             places[position - start : end - start] = shuffled[position - edges[block] : end - edges[block]]
             position = end
-        return self._at(places)
+        return self._circle.at(places)
 
     def batch(self, step: int, lanes: range) -> Rows:
         """The samples that `lanes` give to the global batch of this step, lane after lane."""
@@ -80,7 +84,7 @@ class EpochOrder:
 
     def sitting_out(self) -> Rows:
         """The samples no batch of this epoch takes: fewer than one global batch."""
-        return self._at(np.arange(self.lanes * self.run_length, self._total))
+        return self._circle.at(np.arange(self.lanes * self.run_length, self._total))
 
     def num_blocks(self, lane: int) -> int:
         """Shuffling blocks in a lane's run."""
@@ -95,12 +99,12 @@ class EpochOrder:
         edges = self._edges[lane] + lane * self.run_length
         begin, end = int(edges[block]), int(edges[block + 1])
         found = []
-        for i in range(int(np.searchsorted(self._starts, begin, side="right")) - 1, len(self._shards)):
+        for i in range(int(np.searchsorted(self._starts, begin, side="right")) - 1, len(self._circle.shards)):
             low, high = max(begin, int(self._starts[i])), min(end, int(self._starts[i + 1]))
             if low >= high:
                 break
-            shift = int(self._firsts[i] - self._starts[i])
-            found.append(Segment(int(self._shards[i]), low + shift, high + shift))
+            shift = int(self._circle.firsts[i] - self._starts[i])
+            found.append(Segment(int(self._circle.shards[i]), low + shift, high + shift))
         return found
 
     def _edges_of(self, lane: int) -> np.ndarray:
@@ -122,11 +126,6 @@ class EpochOrder:
                 del kept[old]
         return kept[block]
 
-    def _at(self, places: np.ndarray) -> Rows:
-        """Shard and row at these places of the circle."""
-        i = np.searchsorted(self._starts, places, side="right") - 1
-        return self._shards[i], self._firsts[i] + places - self._starts[i]
-
 
 def check_enough(total: int, global_batch: int, lanes: int) -> None:
     """Refuse a data set that does not fill one global batch.
@@ -144,19 +143,58 @@ def check_enough(total: int, global_batch: int, lanes: int) -> None:
     )
 
 
-def _circle(sizes: Sequence[int], seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class _Circle:
     """The permuted shards end to end: shard and first row of each segment, and where each begins (and the end)."""
-    filled = np.flatnonzero(np.asarray(sizes, np.int64))
-    shards = filled[_permutation(len(filled), seed, epoch)]
-    counts = np.asarray(sizes, np.int64)[shards]
-    offset = int(_bits(1, "start", seed, epoch)[0] % np.uint64(counts[0]))
+
+    shards: np.ndarray
+    firsts: np.ndarray
+    starts: np.ndarray
+
+    def at(self, places: np.ndarray) -> Rows:
+        """Shard and row at these places."""
+        i = np.searchsorted(self.starts, places, side="right") - 1
+        return self.shards[i], self.firsts[i] + places - self.starts[i]
+
+    def tail(self, count: int) -> set[tuple[int, int]]:
+        """The last samples."""
+        shards, rows = self.at(np.arange(self.starts[-1] - count, self.starts[-1]))
+        return set(zip(shards.tolist(), rows.tolist(), strict=True))
+
+
+def _fair_circle(sizes: np.ndarray, left_over: int, seed: int, epoch: int) -> _Circle:
+    """A circle whose last `left_over` samples do not sit out in the epochs before and after too.
+
+    Even epochs take their first draw, odd ones the first of a few that keeps clear of both neighbours, or the one that
+    comes closest: so no epoch needs to know more than its neighbours.
+    """
+    if epoch % 2 == 0 or left_over == 0:
+        return _draw_circle(sizes, seed, epoch, 0)
+    neighbours = [_draw_circle(sizes, seed, other, 0).tail(left_over) for other in (epoch - 1, epoch + 1)]
+    best, fewest = None, left_over + 1
+    for attempt in range(_ATTEMPTS):
+        circle = _draw_circle(sizes, seed, epoch, attempt)
+        shared = len(circle.tail(left_over) & (neighbours[0] | neighbours[1]))
+        if shared < fewest:
+            best, fewest = circle, shared
+        if shared == 0:
+            break
+    assert best is not None
+    return best
+
+
+def _draw_circle(sizes: np.ndarray, seed: int, epoch: int, attempt: int) -> _Circle:
+    filled = np.flatnonzero(sizes)
+    shards = filled[_permutation(len(filled), seed, epoch, attempt)]
+    counts = sizes[shards]
+    offset = int(_bits(1, "start", seed, epoch, attempt)[0] % np.uint64(counts[0]))
     shards = np.append(shards, shards[0])
     firsts = np.zeros(len(shards), np.int64)
     firsts[0] = offset
     counts = np.append(counts, offset)
     counts[0] -= offset
     keep = counts > 0  # an offset of 0 leaves nothing for the end of the circle
-    return shards[keep], firsts[keep], np.concatenate([[0], np.cumsum(counts[keep])])
+    return _Circle(shards[keep], firsts[keep], np.concatenate([[0], np.cumsum(counts[keep])]))
 
 
 def _permutation(n: int, *parts: int) -> np.ndarray:
