@@ -75,7 +75,9 @@ def local_sidecar(shard: Shard) -> Path:
         return Path(sidecar_path(shard.path))
     target = _cached(shard, ".json")
     if not target.is_file():
-        write_atomically(target, read_remote(sidecar_path(shard.path)))
+        with _locked(target.with_suffix(".json.lock")):
+            if not target.is_file():
+                _fetch_sidecar(shard, target)
     return target
 
 
@@ -145,6 +147,7 @@ class Prefetch:
             shard = self._wanted.get()
             try:
                 local_path(shard)
+                local_sidecar(shard)
             except Exception:
                 self._asked.discard(shard.sha256)
 
@@ -202,6 +205,14 @@ def _fetch(shard: Shard, target: Path) -> None:
         f"{shown(shard.path)} has another sha256 than dataset.json says: damaged or replaced.\n"
         "Check the original:  tessera verify SHARDS"
     )
+
+
+def _fetch_sidecar(shard: Shard, target: Path) -> None:
+    url = sidecar_path(shard.path)
+    payload = read_remote(url)
+    if f'"sha256":"{shard.sha256}"'.encode() not in payload.replace(b" ", b""):  # a log-in page, or another data set's
+        raise DataError(f"{shown(url)} is not the sidecar of the shard that dataset.json lists.")
+    write_atomically(target, payload)
 
 
 def _download(shard: Shard, part: Path) -> None:

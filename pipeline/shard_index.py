@@ -126,10 +126,9 @@ def _listed(root: str, info: dict[str, Any]) -> ShardSet:
 def _read_json(path: str) -> dict[str, Any]:
     try:
         if is_remote(path):
-            import fsspec
+            from pipeline.remote import read_remote  # it imports this module
 
-            with fsspec.open(path, "rb") as file:
-                value = json.loads(file.read())
+            value = json.loads(read_remote(path))
         else:
             value = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
@@ -141,10 +140,14 @@ def _read_json(path: str) -> dict[str, Any]:
     return value
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=32)  # ten thousand samples take some 6 MB
 def _load_index(shard: Shard) -> ShardIndex:
     path = sidecar_path(shard.path)
-    if not is_remote(path) and not Path(path).is_file():
+    if is_remote(path):
+        from pipeline.remote import local_sidecar  # it imports this module
+
+        path = str(local_sidecar(shard))
+    elif not Path(path).is_file():
         path = str(_cached_index(Path(shard.path)))
     sidecar = _read_json(path)
     if sidecar.get("sha256") != shard.sha256:
