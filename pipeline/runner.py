@@ -197,7 +197,7 @@ def run_recipe(
     for one in planned:
         if one.state == "again" and one.job.out.exists():
             say(f"{one.job.instance}: the old folder is kept as {_move_aside(one.job.out)}")
-    recipe_file = _write_recipe(recipe, run_dir)
+    recipe_file = write_recipe(recipe, run_dir)
     return [_run_one(one, run_dir, recipe_file, launch, say) for one in planned]
 
 
@@ -236,10 +236,13 @@ def _launched(one: Planned, code: int) -> Results:
     """The results of a stage that other processes ran, or the error their exit code stands for."""
     if code == 0 and one.job.finished:
         return dict(artifacts.read_manifest(one.job.out)["results"])
-    said = str(artifacts.read_json(one.job.out / "exit.json").get("message", ""))
-    kinds = {kind.exit_code: kind for kind in (Stopped, ConfigError, DataError)}
-    default = f"'{one.job.instance}' ended with exit code {code} and no {MANIFEST}; see {one.job.out}/log*.txt."
-    raise kinds.get(code, TesseraError)(said or default)
+    kinds: dict[int, type[TesseraError]] = {kind.exit_code: kind for kind in (ConfigError, DataError)}
+    if code == Stopped.exit_code:
+        raise Stopped(f"'{one.job.instance}' was stopped on request; the same line typed again resumes.")
+    raise kinds.get(code, TesseraError)(
+        f"'{one.job.instance}' ended with exit code {code} and no {MANIFEST}; its own words are above and in "
+        f"{one.job.out}/log*.txt."
+    )
 
 
 def _move_aside(folder: Path) -> Path:
@@ -255,7 +258,9 @@ def _move_aside(folder: Path) -> Path:
     return aside
 
 
-def _write_recipe(recipe: Recipe, run_dir: Path) -> Path:
+def write_recipe(recipe: Recipe, run_dir: Path) -> Path:
+    """The resolved recipe, as a file that runs again by itself."""
+    run_dir.mkdir(parents=True, exist_ok=True)
     header = f"# {recipe.path}" + (f" with {' '.join(recipe.overrides)}" if recipe.overrides else "")
     text = f"{header}\n{yaml.safe_dump(recipe.data, sort_keys=False, allow_unicode=True)}"
     write_atomically(run_dir / "recipe.yaml", text.encode())

@@ -1,0 +1,37 @@
+"""How a command ends: an exit code, and for an error one or two lines instead of a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+
+from pipeline.errors import ConfigError, Stopped, TesseraError
+from pipeline.stopping import StopRequest, stop_signals
+
+
+def answer(arguments: argparse.Namespace) -> int:
+    """Call `arguments.call`: 0 finished, 85 stopped on request, 2 usage or config, 3 bad data, 1 anything else."""
+    try:
+        with stop_signals():
+            code: int = arguments.call(arguments)
+            return code
+    except StopRequest:
+        return _say(Stopped("stopped on request; the same line typed again resumes."))
+    except BrokenPipeError:  # `tessera ... | head`
+        return 1
+    except Exception as error:
+        if arguments.debug:
+            traceback.print_exc()
+        return _say(error)
+
+
+def _say(error: Exception) -> int:
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0 or not isinstance(error, ConfigError | Stopped):  # those are the same on every rank
+        known = isinstance(error, TesseraError)
+        line = str(error) if known else f"{type(error).__name__}: {error}\nAdd --debug to see where."
+        prefix = "" if isinstance(error, Stopped) else "error: "
+        print(f"{prefix}{f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr, flush=True)
+    return error.exit_code if isinstance(error, TesseraError) else 1

@@ -1,0 +1,52 @@
+"""Turn raw images into shards: class folders, metadata files, bare folders, tars of others, or `birds`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pipeline.config import Recipe, stage_config
+from pipeline.runner import headline
+from pipeline.stage_run import Job, run_stage
+
+EXAMPLE = "tessera shard ~/photos data/photos --size 128 --val 0.05"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """SOURCE, OUT and the settings asked for most; the others as field=value."""
+    parser.add_argument("source", metavar="SOURCE", help="a folder of images or of tars, or `birds` (drawn, built in)")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the shards")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="any other field of the shards stage")
+    parser.add_argument("--size", metavar="PX", help="side of the square training image")
+    parser.add_argument("--val", metavar="SHARE", help="share of the samples kept for val")
+    parser.add_argument("--count", metavar="N", help="samples to draw, or the most to take")
+    parser.add_argument("--workers", metavar="N", help="worker processes")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when every shard is written; the same line typed again writes only what is missing."""
+    from omegaconf import OmegaConf
+
+    from data_prep.stage import STAGE
+
+    given = {name: getattr(arguments, name) for name in ("size", "val", "count", "workers")}
+    items = [*(f"{name}={value}" for name, value in given.items() if value is not None), *arguments.overrides]
+    section = OmegaConf.to_container(OmegaConf.from_dotlist(items))
+    assert isinstance(section, dict)
+    values = {"source": arguments.source, **{str(name): value for name, value in section.items()}}
+    seed = values.get("seed", 0)
+    recipe = Recipe("shards", Path("command line"), int(seed), {}, {"shards": values}, {}, {})
+    cfg = stage_config(recipe, STAGE)
+    command = f"tessera shard {arguments.source} {arguments.out}"
+    job = Job(instance="shards", stage=STAGE, cfg=cfg, inputs={}, out=arguments.out, command=command)
+    skipped = job.finished
+    results = run_stage(job)
+    if arguments.json:
+        print(json.dumps(results, indent=1))
+    else:
+        print(f"{arguments.out}: {'finished before, nothing to do' if skipped else 'finished'}. {headline(results)}")
+        print(f"Train on them:  shards: {{path: {arguments.out}}}  in a recipe", file=sys.stderr)
+    return 0
