@@ -117,7 +117,7 @@ def _passing_signals_on(ranks: list[Rank]) -> Iterator[list[int]]:
 def _wait(ranks: list[Rank], passed: list[int]) -> int:
     """Wait for all. After a failure the others are ended; after a stop they may finish saving."""
     first, deadline = 0, math.inf
-    while any(rank.poll() is None for rank in ranks):
+    while None in [rank.poll() for rank in ranks]:  # a list, so that every rank is polled
         if not first and (first := _failure(ranks, passed)):
             stopped = first == Stopped.exit_code
             deadline = time.monotonic() + (STOP_SECONDS if stopped else GRACE_SECONDS)
