@@ -143,6 +143,23 @@ def check_enough(total: int, global_batch: int, lanes: int) -> None:
     )
 
 
+def check_world(lanes: int, world: int) -> None:
+    """Refuse a number of processes that does not divide the lanes.
+
+    Raises:
+        ConfigError: with the nearest counts that do.
+    """
+    if lanes % world == 0:
+        return
+    divisors = [n for n in range(1, lanes + 1) if lanes % n == 0]
+    below, above = max(n for n in divisors if n < world), min((n for n in divisors if n > world), default=None)
+    nearest = f"{below} or {above}" if above else str(below)
+    raise ConfigError(
+        f"{world} processes do not divide data.lanes={lanes}.\nStart {nearest} processes, or write a data.lanes that "
+        f"{world} divides (it changes the order of the data)."
+    )
+
+
 @dataclass(frozen=True)
 class _Circle:
     """The permuted shards end to end: shard and first row of each segment, and where each begins (and the end)."""

@@ -14,7 +14,7 @@ from typing import Protocol
 from pipeline.batch import Batch, BatchBuffer, Decode, Draw, Unreadable, cut, micro_size
 from pipeline.errors import ConfigError, TesseraError
 from pipeline.exact import ExactPlan, UnreadableError, decoded
-from pipeline.order import check_enough
+from pipeline.order import check_enough, check_world
 from pipeline.resampled import ResampledPlan
 from pipeline.shard_files import ShardFiles, any_remote, read_samples
 from pipeline.shard_index import Shard
@@ -50,7 +50,7 @@ def open_batches(
         ConfigError: too few samples for one global batch, or a number of processes that does not divide the lanes.
     """
     assert 0 <= rank < world
-    check_world(cfg, world)
+    check_world(cfg.lanes, world)
     check_enough(sum(shard.samples for shard in shards), cfg.global_batch, cfg.lanes)
     own = cfg.lanes // world
     if cfg.mode == "resampled":
@@ -148,23 +148,6 @@ def read_pass(
             buffer.add(fields, sample.key, draw)
         if len(buffer):
             yield buffer.batch()
-
-
-def check_world(cfg: DataConfig, world: int) -> None:
-    """Refuse a number of processes that does not divide the lanes.
-
-    Raises:
-        ConfigError: with the nearest counts that do.
-    """
-    if cfg.lanes % world == 0:
-        return
-    divisors = [n for n in range(1, cfg.lanes + 1) if cfg.lanes % n == 0]
-    below, above = max(n for n in divisors if n < world), min((n for n in divisors if n > world), default=None)
-    nearest = f"{below} or {above}" if above else str(below)
-    raise ConfigError(
-        f"{world} processes do not divide data.lanes={cfg.lanes}.\nStart {nearest} processes, or write a data.lanes "
-        f"that {world} divides (it changes the order of the data)."
-    )
 
 
 def _warn(what: Unreadable, then: str) -> None:
