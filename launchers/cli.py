@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         summary = (module.__doc__ or "").partition("\n")[0].rstrip(".")
         command = commands.add_parser(
             name,
-            help=summary[0].lower() + summary[1:],
+            help=(summary[0].lower() + summary[1:]).partition(":")[0],
             description=f"{summary}.",
             epilog=f"Example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -41,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_stage(stage: str, config: str | Path, overrides: Sequence[str], runs: Path, *, quiet: bool = False) -> int:
     """Run one stage of a recipe in this process, which may be one rank of several; `quiet` leaves the end unsaid."""
-    from launchers.stages import STAGES
-
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     refuse_lone_ranks(world, stage, config)
+    from launchers.stages import STAGES
+
     recipe = load_recipe(config, overrides)
     planned = plan_run(recipe, STAGES, RunOptions(runs=runs, only=stage, processes=world))
     one = next((one for one in planned if one.job.instance == stage), planned[0])

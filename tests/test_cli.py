@@ -1,0 +1,142 @@
+"""The commands: help with an example, one or two lines for an error, and the exit code that tells which kind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers.cli import COMMANDS, build_parser, main
+from pipeline.config import check, load_recipe
+from pipeline.recipe_file import PACKAGED
+
+NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
+
+
+@pytest.fixture(autouse=True)
+def an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TESSERA_RUNS", raising=False)
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    try:
+        code = main(words)
+    except SystemExit as exit_:  # argparse leaves by itself
+        code = int(exit_.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = said(capsys, name, "--help")
+
+    assert code == 0 and f"Example:\n  tessera {name} " in out and "--debug" in out
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_the_example_of_every_help_is_a_line_that_parses(module: Any) -> None:
+    words = module.EXAMPLE.split()
+    assert words[0] == "tessera"
+    _, rest = build_parser().parse_known_args(words[1:])
+    assert not rest
+
+
+def test_help_names_every_command_and_only_those(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = said(capsys, "--help")
+
+    assert all(f"    {name}" in out for name in NAMES)
+    assert not any(word in out for word in ("serve", "export", "launch", "compare", "doctor"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["run", "nowhere"], 2, "error: recipe 'nowhere' is no file and no recipe in configs/."),
+        (["run", "tiny", "vqvae.loop.stps=3"], 2, "error: command line (section vqvae.loop): unknown key 'stps'."),
+        (["run", "tiny", "vqvae.levels=[8,4]", "--only", "vqave"], 2, "Did you mean 'vqvae'?"),
+        (["run", "tiny", "--only", "codes"], 2, "Run it first:  tessera run tiny --until "),
+        (["run", "tiny", "--processes", "0"], 2, "--processes must be at least 1"),
+        (["run", "tiny", "--processes", "5"], 2, "Counts that do: 1, 2, 3, 4, 6, 12."),
+        (["run", "tiny", "--dry-rum"], 2, "--dry-rum"),
+        (["sample", "runs/none"], 2, "error: no run folder at 'runs/none'"),
+        (["report", "none"], 2, "Make one:  tessera run tiny"),
+        (["evaluate", "."], 2, "error: . has no recipe.yaml"),
+        (["shard", "nowhere", "out"], 2, "nowhere"),
+        (["verify", "nowhere"], 2, "nowhere"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)  # fmt: skip
+def test_an_error_is_a_line_or_two_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], words: list[str], code: int, line: str
+) -> None:
+    found, out, err = said(capsys, *words)
+
+    assert found == code and line in err and out == ""
+    assert "Traceback" not in err
+    if err.startswith("error: "):
+        assert len(err.splitlines()) <= 2
+
+
+def test_a_traceback_only_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = said(capsys, "run", "nowhere", "--debug")
+
+    assert "Traceback" in err and err.rstrip().splitlines()[-1].startswith("error: recipe 'nowhere'")
+
+
+def test_a_dry_run_prints_the_plan_and_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = said(capsys, "run", "tiny", "--dry-run", "--json", "vqvae.loop.steps=7")
+
+    plan = {one["stage"]: one for one in json.loads(out)}
+    assert code == 0 and list(plan) == ["shards", "vqvae", "codes", "prior", "evaluation"]
+    assert plan["vqvae"]["state"] == "new" and plan["vqvae"]["steps"] == 7
+    assert plan["vqvae"]["inputs"] == {"shards": "runs/tiny/shards"}
+    assert list(tmp_path.iterdir()) == []
+    assert "vqvae        new, 7 steps" in said(capsys, "run", "tiny", "--dry-run", "vqvae.loop.steps=7")[1]
+
+
+def test_overrides_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(
+        capsys, "run", "tiny", "seed=3", "--dry-run", "vqvae.loop.steps=7", "--until", "vqvae", "name=x"
+    )
+
+    assert code == 0 and "seed 3" in out and "7 steps" in out and "codes" not in out and "runs/x" in out
+
+
+def test_every_shipped_recipe_passes_its_checks() -> None:
+    from launchers.stages import STAGES
+
+    recipes = sorted(PACKAGED.glob("*.yaml"))
+    assert any(path.stem == "tiny" for path in recipes)
+    for path in recipes:
+        check(load_recipe(path), STAGES)
+
+
+def test_the_accelerate_line_without_a_gpu_names_the_one_that_works() -> None:
+    pytest.importorskip("accelerate")
+    from launchers.local import visible_devices
+
+    if visible_devices():
+        pytest.skip("there is a GPU")
+    root = Path(__file__).resolve().parent.parent
+    launch = [
+        "accelerate.commands.launch",
+        "--config_file",
+        str(root / "accelerate_config.yaml"),
+        "--num_processes",
+        "2",
+    ]
+    rank = ["launchers.train", "vqvae", "--config", "tiny"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "--main_process_port", "0", "-m", *rank],
+        capture_output=True, text=True, check=False, cwd=root,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert (
+        "ACCELERATE_USE_CPU=1 accelerate launch --config_file accelerate_config.yaml --num_processes 2" in done.stderr
+    )
