@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
@@ -69,6 +69,8 @@ class Backend:
                 "would train alone. On CPU type:  ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes "
                 f"{expected} -m launchers.train STAGE --config RECIPE"
             )
+        if cfg.zero_stage and accelerator.distributed_type != DistributedType.DEEPSPEED:
+            raise ConfigError(f"backend.zero_stage={cfg.zero_stage} was asked for, but Accelerate chose plain DDP.")
         torch.manual_seed(seed)
         return cls(accelerator, cfg, seed)
 
@@ -156,6 +158,7 @@ def _prepare_deepspeed_environment(on_cpu: bool) -> None:
     """What DeepSpeed reads from the environment; one process alone has no launcher to set it."""
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.pop("ACCELERATE_USE_CPU", None)  # it would make Accelerate ignore the plugin and use plain DDP
     if "WORLD_SIZE" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import randomness
 from pipeline.errors import Stopped
+from pipeline.progress import Progress
 from pipeline.tracking import Tracker
 from pipeline.training_config import LoopConfig
 
@@ -64,6 +65,7 @@ class Run:
         self.best: float | None = None
         self.best_step: int | None = None
         self.signal_seen = False
+        self.progress: Progress | None = None
         self._saved_at = time.monotonic()
         self._saved_step = -1
         self._logged_at, self._logged_step = time.monotonic(), 0
@@ -139,11 +141,16 @@ class Run:
 
             values["perf/gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.tracker.log({k if "/" in k else f"train/{k}": v for k, v in values.items()}, step)
+        if self.progress is not None:
+            self.progress.update(step, {k: v for k, v in values.items() if "/" not in k and k not in ("skipped", "lr")})
 
     def evaluate(self, step: int) -> None:
         """Figures on val; a new best is saved at once."""
         values = self.task.evaluate(step)
         self.tracker.log({k if "/" in k else f"val/{k}": v for k, v in values.items()}, step)
+        if self.progress is not None:
+            shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            self.progress.note(f"{self.out.name}  step {step}  val  {shown}")
         name, direction = self.task.best
         value = values.get(name)
         if value is not None and (self.best is None or (value < self.best) == (direction == "min")):
@@ -153,14 +160,7 @@ class Run:
     def paint(self, step: int) -> None:
         """Sample pictures into `samples/` and to the tracker."""
         if self.backend.is_main:
-            from PIL import Image
-
-            folder = self.out / "samples"
-            folder.mkdir(exist_ok=True)
-            pictures = self.task.paint(step)
-            for name, picture in pictures.items():
-                Image.fromarray(picture).save(folder / f"step-{step:08d}-{name}.png")
-            self.tracker.images(pictures, step)
+            self.tracker.images(self.task.paint(step), step)
         self.backend.barrier()
         self._not_training()
 
@@ -194,7 +194,9 @@ def fit(task: Task, batches: Iterable[list[Batch]], cfg: LoopConfig, run: Run, *
         Stopped: a stop was requested before the end; the checkpoint is on disk.
     """
     step = run.restore(global_batch)
-    with run.listening():
+    title, shown = run.out.name, run.backend.is_main
+    with run.listening(), Progress(cfg.steps, title=title, items_per_step=global_batch, start=step, shown=shown) as bar:
+        run.progress = bar
         for micro_batches in batches:
             if step >= cfg.steps:
                 break
@@ -212,7 +214,8 @@ def fit(task: Task, batches: Iterable[list[Batch]], cfg: LoopConfig, run: Run, *
 
 def _after_step(metrics: dict[str, Any], step: int, cfg: LoopConfig, run: Run, global_batch: int) -> None:
     last = step == cfg.steps
-    run.tracker.progress(step, cfg.steps, global_batch)
+    assert run.progress is not None
+    run.progress.update(step)
     if step % cfg.log_every == 0 or last:
         run.log(metrics, step, images=global_batch)
     if step % cfg.eval_every == 0 or last:
