@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import DataError
 
@@ -36,6 +36,10 @@ MAX_MEMBER_BYTES = 64 << 20
 _ORIENTATION = 0x0112
 T = TypeVar("T")
 _MEMBER = re.compile(r"((?:.*/|)[^./][^.]*)\.([^/]+)", re.DOTALL)
+
+
+class TooManyPixelsError(DataError):
+    """A picture larger than `MAX_PIXELS`: a photograph to scale down, or a decompression bomb."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class ImageHeader:
     mode: str
     orientation: int
     frames: int
+    transparent: bool
 
     @property
     def short_side(self) -> int:
@@ -123,6 +128,8 @@ def _guarded(decode: Callable[[], T]) -> T:
             return decode()
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError("not a picture of a known format.") from error
     except Exception as error:  # hostile bytes: decoders raise nearly any type
         raise DataError(f"not a readable picture ({type(error).__name__}: {str(error)[:120]}).") from error
 
@@ -135,22 +142,22 @@ def _open_image(payload: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise DataError(f"the picture claims {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded.")
+        raise TooManyPixelsError(f"the picture claims {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded.")
 
 
 def _header_of(image: Image.Image) -> ImageHeader:
     orientation = int(image.getexif().get(_ORIENTATION, 1))
     frames = int(getattr(image, "n_frames", 1))
-    return ImageHeader(image.format or "", image.width, image.height, image.mode, orientation, frames)
+    transparent = "transparency" in image.info
+    return ImageHeader(image.format or "", image.width, image.height, image.mode, orientation, frames, transparent)
 
 
 def _decode_image(payload: bytes, min_side: int | None, formats: tuple[str, ...]) -> np.ndarray:
     if simplejpeg is not None and payload[:2] == b"\xff\xd8" and "JPEG" in formats:
-        height, width, color, _ = simplejpeg.decode_jpeg_header(payload)
-        _check_pixels(width, height)
-        if color not in ("CMYK", "YCCK"):
-            pixels = _decode_jpeg(payload, height, width, min_side)
-            return _upright(pixels, _jpeg_orientation(payload))
+        try:
+            return _fast_jpeg(payload, min_side)
+        except ValueError:
+            pass  # CMYK, or damage that Pillow may take: whether simplejpeg is installed decides nothing
     image = _open_image(payload, formats)
     orientation = int(image.getexif().get(_ORIENTATION, 1))
     if min_side is not None and image.format == "JPEG":
@@ -159,12 +166,16 @@ def _decode_image(payload: bytes, min_side: int | None, formats: tuple[str, ...]
     return _upright(_to_rgb(image), orientation)
 
 
-def _decode_jpeg(payload: bytes, height: int, width: int, min_side: int | None) -> np.ndarray:
+def _fast_jpeg(payload: bytes, min_side: int | None) -> np.ndarray:
+    height, width, color, _ = simplejpeg.decode_jpeg_header(payload)
+    _check_pixels(width, height)
+    if color in ("CMYK", "YCCK"):
+        raise ValueError(color)
     if min_side is None or min(height, width) <= min_side:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(payload, colorspace="RGB")
-        return pixels
-    pixels = simplejpeg.decode_jpeg(payload, colorspace="RGB", min_height=min_side, min_width=min_side)
-    return pixels
+        pixels = simplejpeg.decode_jpeg(payload, colorspace="RGB")
+    else:
+        pixels = simplejpeg.decode_jpeg(payload, colorspace="RGB", min_height=min_side, min_width=min_side)
+    return _upright(pixels, _jpeg_orientation(payload))
 
 
 def _jpeg_orientation(payload: bytes) -> int:

@@ -120,7 +120,8 @@ def _listed(root: str, info: dict[str, Any]) -> ShardSet:
             splits.setdefault(entry["split"], []).append(Shard(path=f"{root}/{entry['name']}.tar", **entry))
     except (KeyError, TypeError) as error:
         raise DataError(f"{root}/{DATASET} is not a Tessera data set: {error!r}.") from None
-    return ShardSet(root, info, splits)
+    splits = {name: [s for s in shards if s.samples] for name, shards in splits.items()}
+    return ShardSet(root, info, {name: shards for name, shards in splits.items() if shards})
 
 
 def _read_json(path: str) -> dict[str, Any]:

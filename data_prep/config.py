@@ -1,0 +1,72 @@
+"""Settings of the stage `shards`."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from pipeline.training_config import identity
+
+FORMATS = ("jpg", "png", "webp", "keep")
+LABELS = ("auto", "folders", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    """What to read and how to store it. The same settings and source give the same bytes."""
+
+    source: str
+    """A folder of images (class folders, `metadata.jsonl|csv|parquet`, or bare) or of tars, or `birds`."""
+    size: int = 256
+    """Side of the square training image, in pixels."""
+    val: float = 0.02
+    """Share of the samples that becomes the split `val`, chosen by a hash of each file's name; kept out of train."""
+    count: int | None = None
+    """`birds`: images in train and val together (20,000). Other sources: the most to take; all by default."""
+    labels: str = "auto"
+    """Class folders: `auto` (labels when two or more folders hold the images), `folders` or `none`."""
+    format: str = "jpg"
+    """What scaled images are stored as: jpg, png, webp or keep (the source's). Small enough files stay as they are."""
+    quality: int = 95
+    """Of jpg and webp; jpg keeps full colour resolution."""
+    margin: float = 1.125
+    """The short side is stored at margin x size, room for random crops."""
+    shard_samples: int = 1000
+    """Most samples in one shard."""
+    with_sounds: bool = True
+    """Store sounds, where the source has them."""
+    seed: int = 0
+    """Of the split, of the order and of what `birds` draws."""
+    workers: int = identity(0)
+    """Worker processes; 0 takes one per core. Any number writes the same bytes."""
+    max_reject_rate: float = identity(0.05)
+    """Stop when more than this share of the files is unusable."""
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ValueError("source is a folder of images or of tars, or 'birds'; got ''.")
+        if not 8 <= self.size <= 8192:
+            raise ValueError(f"size is from 8 to 8192 pixels; got {self.size}.")
+        if not 0 <= self.val < 1:
+            raise ValueError(f"val is a share from 0 to below 1; got {self.val}.")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"count must be at least 1; got {self.count}.")
+        if self.labels not in LABELS or self.format not in FORMATS:
+            raise ValueError(
+                f"labels is one of {LABELS} and format one of {FORMATS}; got {self.labels}, {self.format}."
+            )
+        if not 1 <= self.quality <= 100 or not 1 <= self.margin <= 4:
+            raise ValueError(f"quality is 1 to 100 and margin 1 to 4; got {self.quality}, {self.margin}.")
+        if self.shard_samples < 1 or self.workers < 0 or not 0 <= self.max_reject_rate <= 1:
+            raise ValueError("shard_samples must be at least 1, workers at least 0, max_reject_rate from 0 to 1.")
+
+    @property
+    def stored_side(self) -> int:
+        """Pixels of the short side as stored."""
+        return math.ceil(self.margin * self.size)
+
+    @property
+    def processes(self) -> int:
+        """Worker processes to start."""
+        return self.workers or len(os.sched_getaffinity(0))

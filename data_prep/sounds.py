@@ -1,0 +1,46 @@
+"""Sounds as they are stored: FLAC and WAV byte for byte once they decode, anything else soundfile reads as FLAC."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from data_prep.rejects import RejectedError
+from pipeline.samples import decode_sound
+
+MAX_SECONDS = 600
+
+
+def stored_sound(payload: bytes) -> tuple[str, bytes]:
+    """(extension, bytes) of a checked sound.
+
+    Raises:
+        RejectedError: damaged_sound, when it does not decode, is empty, not finite or longer than ten minutes.
+    """
+    import soundfile
+
+    try:
+        facts = soundfile.info(io.BytesIO(payload))
+        if facts.frames > MAX_SECONDS * facts.samplerate:
+            raise ValueError(f"longer than {MAX_SECONDS} s")
+        samples, rate = decode_sound(payload)
+        if facts.format in ("FLAC", "WAV"):
+            return facts.format.lower(), payload
+        return "flac", encode_flac(samples, rate)
+    except Exception as error:  # hostile bytes: decoders raise nearly any type
+        raise RejectedError("damaged_sound", f"{type(error).__name__}: {_steady(error)}") from None
+
+
+def encode_flac(samples: np.ndarray, rate: int) -> bytes:
+    """16-bit FLAC of float (channels, t) in [-1, 1]."""
+    import soundfile
+
+    out = io.BytesIO()
+    soundfile.write(out, samples.T, rate, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
+def _steady(error: Exception) -> str:
+    """The message without the address of the buffer, which differs from run to run."""
+    return str(error).rpartition(">: ")[2]

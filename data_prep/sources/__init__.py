@@ -1,0 +1,55 @@
+"""Which kind of source is it? One file per kind; each lists items in a fixed order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.config import ShardsConfig
+from data_prep.items import Listing
+from data_prep.plan import take
+from data_prep.sources import birds, folders, metadata, tars
+from pipeline.errors import ConfigError, DataError
+
+
+def list_source(cfg: ShardsConfig) -> Listing:
+    """List `cfg.source`: `birds`, a metadata file, tars, class folders or a bare folder, in this order.
+
+    Raises:
+        ConfigError: nothing is there.
+        DataError: nothing in it can be listed.
+    """
+    if cfg.source == birds.NAME:
+        return birds.list_birds(cfg)
+    root = Path(cfg.source).expanduser()
+    if not root.exists():
+        raise ConfigError(
+            f"no folder at {root}.\nGive a folder of images or of tars, or `birds`:  tessera shard birds OUT"
+        )
+    listing = _list_files(cfg, root)
+    if not listing.items:
+        raise DataError(
+            f"{root} holds no images (nor tars): {_what_is_there(root)}.\n"
+            "Give the folder the images lie in; it may hold one folder per class."
+        )
+    return replace(listing, items=take(cfg, listing.items))
+
+
+def _list_files(cfg: ShardsConfig, root: Path) -> Listing:
+    if root.is_file() and root.suffix != ".tar":
+        raise ConfigError(f"{root} is a file.\nGive the folder it lies in:  {root.parent}")
+    if root.is_dir():
+        tables = metadata.find_tables(root)
+        if tables:
+            return metadata.list_metadata(cfg, root, tables)
+    archives = tars.find_tars(root)
+    if archives and (root.is_file() or not folders.any_image(root)):
+        return tars.list_tars(cfg, root, archives)
+    return folders.list_folders(cfg, root)
+
+
+def _what_is_there(root: Path) -> str:
+    names = sorted(entry.name for entry in root.iterdir()) if root.is_dir() else []
+    if not names:
+        return "the folder is empty"
+    return f"it has {len(names)} entries, {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"

@@ -1,0 +1,80 @@
+"""WebDataset tars made by others: indexed, never extracted; payloads are read by offset and keys made anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.config import ShardsConfig
+from data_prep.file_members import FileMembers
+from data_prep.items import Item, Listing, Place, number_labels
+from pipeline.errors import DataError
+from pipeline.samples import IMAGE_MEMBERS
+from pipeline.shard_index import DATASET, scan_tar, split_of
+
+_IMAGES = (*IMAGE_MEMBERS, "jpeg", "bmp", "gif")
+_SOUNDS = ("flac", "wav", "mp3", "ogg", "opus")
+_TEXTS = ("txt", "text", "caption")
+_PAIRS = ("source.png", "source.jpg", "source.jpeg", "source.webp")
+
+
+def find_tars(root: Path) -> list[Path]:
+    """The tar itself, or the tars in a folder and in the folders right below it, sorted."""
+    if root.is_file():
+        return [root]
+    return sorted(p for pattern in ("*.tar", "*/*.tar") for p in root.glob(pattern) if not p.name.startswith("."))
+
+
+def list_tars(cfg: ShardsConfig, root: Path, tars: list[Path]) -> Listing:
+    """List every sample of every tar. `.cls` holds a number or a class name; splits are read from the tars' names.
+
+    Raises:
+        DataError: a tar is cut off or damaged, has links, `..` names, or a member that others would execute.
+    """
+    labels: list[str | None] = []
+    items: list[Item] = []
+    for tar in tars:
+        index = scan_tar(tar)
+        name = tar.name if tar == root else tar.relative_to(root).as_posix()
+        with tar.open("rb") as file:
+            for key, members in zip(index.keys, index.members, strict=True):
+                items.append(_item(str(tar), name, key, members))
+                offset, size = members.get("cls", (0, 0))
+                file.seek(offset)
+                labels.append(_label(file.read(min(size, 1000)), f"{tar}: {key}.cls") if size else None)
+    names, numbers = number_labels(labels)
+    several = len({item.split for item in items}) > 1
+    items = [
+        replace(item, label=number, split=item.split if several else None)
+        for item, number in zip(items, numbers, strict=True)
+    ]
+    return Listing("tars", _known_names(root, names), items, FileMembers(cfg))
+
+
+def _item(tar: str, name: str, key: str, members: Mapping[str, tuple[int, int]]) -> Item:
+    def place(extensions: tuple[str, ...]) -> Place | None:
+        found = next((members[e] for e in extensions if e in members), None)
+        return None if found is None else Place(tar, found[1], found[0])
+
+    return Item(
+        f"{name}:{key}", split_of(name), image=place(_IMAGES), text=place(_TEXTS), audio=place(_SOUNDS),
+        pair=place(_PAIRS), record=place(("json",)),
+    )  # fmt: skip
+
+
+def _label(payload: bytes, where: str) -> str:
+    try:
+        return payload.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise DataError(f"{where} is neither a number nor a class name.") from None
+
+
+def _known_names(root: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Class names from the `dataset.json` of our own shards, where numbers alone stand in the tars."""
+    try:
+        known = json.loads((root / DATASET).read_bytes())["classes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return names
+    return tuple(map(str, known)) if names and len(known) >= len(names) else names
