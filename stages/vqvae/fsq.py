@@ -1,0 +1,86 @@
+"""Finite scalar quantization: no codebook to learn (Mentzer et al. 2023, arXiv 2309.15505, section 3).
+
+Each of d channels is squashed into a few integer steps; the code is the mixed-radix number of these digits. The rows it
+implies stand behind the same interface as a learned codebook.
+
+Shapes: b batch, d channels (= digits), h w height and width of this level, k rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from stages.vqvae.quantized import Quantized
+
+STEPS = {
+    64: (4, 4, 4),
+    128: (5, 5, 5),
+    256: (8, 6, 5),
+    512: (8, 8, 8),
+    1024: (8, 5, 5, 5),
+    2048: (8, 8, 6, 5),
+    4096: (7, 5, 5, 5, 5),
+    8192: (8, 8, 5, 5, 5),
+    16384: (8, 8, 8, 6, 5),
+    65536: (8, 8, 8, 5, 5, 5),
+}
+"""Steps per channel for about so many rows (table 1 of the paper, and sizes between)."""
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """About `rows` codes: the digits are the ones `STEPS` gives for this size.
+
+    Raises:
+        ValueError: for a size `STEPS` does not hold.
+    """
+
+    steps: Tensor
+    codebook: Tensor
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        if rows not in STEPS:
+            raise ValueError(f"fsq has codebooks of {', '.join(map(str, STEPS))} rows; got {rows}.")
+        steps = STEPS[rows]
+        self.width, self.rows = len(steps), math.prod(steps)
+        self.register_buffer("steps", torch.tensor(steps, dtype=torch.float32), persistent=False)
+        digits = torch.cartesian_prod(*[torch.arange(n) for n in steps]).float()
+        self.register_buffer("codebook", self._scale(digits), persistent=False)
+
+    def forward(self, features: Float[Tensor, "b d h w"]) -> Quantized:
+        """Round to the nearest step; straight-through gradients; nothing to commit to."""
+        with torch.autocast(features.device.type, enabled=False):  # bf16 cannot count to 65,536
+            bounded = self._bound(rearrange(features, "b d h w -> b h w d").float())
+            digits = bounded.round()
+            passed = bounded + (digits - bounded).detach()
+        return Quantized(
+            latents=rearrange(self._scale(passed), "b h w d -> b d h w"),
+            codes=self._number(digits),
+            loss=features.new_zeros((), dtype=torch.float32),
+            before=rearrange(self._scale(bounded), "b h w d -> b d h w"),
+        )
+
+    def codes(self, features: Float[Tensor, "b d h w"]) -> Int[Tensor, "b h w"]:
+        """The rows of encoder outputs."""
+        return self._number(self._bound(rearrange(features, "b d h w -> b h w d").float()).round())
+
+    def lookup(self, codes: Int[Tensor, "b h w"]) -> Float[Tensor, "b d h w"]:
+        """The points these codes name."""
+        return rearrange(self.codebook[codes.long()], "b h w d -> b d h w")
+
+    def _bound(self, z: Tensor) -> Tensor:
+        """Into (-0.5, n - 0.5) per channel, so that rounding gives n digits, each of the same width."""
+        return (self.steps - 2e-3) * torch.sigmoid(2 * z) - (0.5 - 1e-3)
+
+    def _scale(self, digits: Tensor) -> Tensor:
+        """Digits to [-1, 1] around 0."""
+        return 2 * digits / (self.steps - 1) - 1
+
+    def _number(self, digits: Tensor) -> Tensor:
+        weights = self.steps.long().flip(0).cumprod(0).flip(0) // self.steps.long()
+        return (digits.long() * weights).sum(-1)
