@@ -32,6 +32,7 @@ EXECUTABLE_MEMBERS = frozenset({"pkl", "pickle", "pyd", "pth", "pt", "ckpt", "jo
 """Members other readers unpickle, which runs whatever code they hold; refused wherever they turn up."""
 STORED_FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
+_TOO_MANY = f"the picture claims too many pixels; at most {MAX_PIXELS:,} are decoded."
 MAX_MEMBER_BYTES = 64 << 20
 _ORIENTATION = 0x0112
 T = TypeVar("T")
@@ -128,6 +129,8 @@ def _guarded(decode: Callable[[], T]) -> T:
             return decode()
     except DataError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own, higher limit, before ours is asked
+        raise TooManyPixelsError(_TOO_MANY) from error
     except UnidentifiedImageError as error:
         raise DataError("not a picture of a known format.") from error
     except Exception as error:  # hostile bytes: decoders raise nearly any type
@@ -142,7 +145,7 @@ def _open_image(payload: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise TooManyPixelsError(f"the picture claims {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded.")
+        raise TooManyPixelsError(_TOO_MANY)
 
 
 def _header_of(image: Image.Image) -> ImageHeader:
