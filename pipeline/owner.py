@@ -29,6 +29,7 @@ STALE_SECONDS = 60.0
 @contextmanager
 def owning(folder: Path) -> Iterator[None]:
     """Own a stage folder for the length of the block; raises ConfigError naming the holder when it is taken."""
+    made_here = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     token = _acquire(folder / OWNER)
     ended = threading.Event()
@@ -41,6 +42,8 @@ def owning(folder: Path) -> Iterator[None]:
         beat.join()
         if _read(folder / OWNER).get("token") == token:
             (folder / OWNER).unlink(missing_ok=True)
+        if made_here and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # refused before anything was written
 
 
 def _acquire(path: Path) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from pipeline.config import Recipe, stage_config
+from pipeline.owner import owning
 from pipeline.runner import headline
-from pipeline.stage_run import Job, run_stage
 
 EXAMPLE = "tessera shard ~/photos data/photos --size 128 --val 0.05"
 
@@ -27,26 +26,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    """Exit code 0 when every shard is written; the same line typed again writes only what is missing."""
-    from omegaconf import OmegaConf
+    """Exit code 0 when every shard is written; the same line typed again writes only what is missing.
 
+    The folder holds shards and nothing else, no log and no manifest: the same bytes on every machine.
+    """
     from data_prep.stage import STAGE
+
+    cfg = stage_config(_recipe(arguments), STAGE)
+    with owning(arguments.out):
+        results = STAGE.run(cfg, {}, arguments.out)
+    if arguments.json:
+        print(json.dumps(results, indent=1, ensure_ascii=False))
+    else:
+        print(f"{arguments.out}: {headline(results)}")
+        print(f"Train on them with  shards: {{path: {arguments.out}}}  in a recipe.")
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    from omegaconf import OmegaConf
 
     given = {name: getattr(arguments, name) for name in ("size", "val", "count", "workers")}
     items = [*(f"{name}={value}" for name, value in given.items() if value is not None), *arguments.overrides]
     section = OmegaConf.to_container(OmegaConf.from_dotlist(items))
     assert isinstance(section, dict)
     values = {"source": arguments.source, **{str(name): value for name, value in section.items()}}
-    seed = values.get("seed", 0)
-    recipe = Recipe("shards", Path("command line"), int(seed), {}, {"shards": values}, {}, {})
-    cfg = stage_config(recipe, STAGE)
-    command = f"tessera shard {arguments.source} {arguments.out}"
-    job = Job(instance="shards", stage=STAGE, cfg=cfg, inputs={}, out=arguments.out, command=command)
-    skipped = job.finished
-    results = run_stage(job)
-    if arguments.json:
-        print(json.dumps(results, indent=1))
-    else:
-        print(f"{arguments.out}: {'finished before, nothing to do' if skipped else 'finished'}. {headline(results)}")
-        print(f"Train on them:  shards: {{path: {arguments.out}}}  in a recipe", file=sys.stderr)
-    return 0
+    return Recipe("shards", Path("command line"), 0, {}, {"shards": values}, {}, {})
