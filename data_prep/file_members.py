@@ -90,7 +90,7 @@ def _json(item: Item, captions: tuple[str, ...], record: dict[str, Any]) -> byte
     attributes = record.pop("attributes", None)
     if isinstance(attributes, dict):
         value["attributes"] = attributes
-    record = {key: inner for key, inner in record.items() if key not in ("captions", "source")}
+    record = {key: inner for key, inner in record.items() if key not in ("caption", "captions", "source")}
     if record:
         value["metadata"] = record.get("metadata", record) if set(record) == {"metadata"} else record
     try:

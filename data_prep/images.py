@@ -19,6 +19,7 @@ from pipeline.samples import STORED_FORMATS, ImageHeader, TooManyPixelsError, de
 
 SOURCE_FORMATS = (*STORED_FORMATS, "BMP", "GIF")
 _EXTENSION = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+_READ = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 _UNREAD = (b"II*\0", b"MM\0*", b"8BPS", b"%!PS", b"\0\0\0\x0cjP", b"\xff\x0a")
 _SAME_SHAPE = 0.02
 
@@ -71,10 +72,10 @@ def header_of(payload: bytes) -> ImageHeader:
     except TooManyPixelsError as error:
         raise RejectedError("too_many_pixels", str(error)) from None
     except DataError as error:
-        other = payload.startswith(_UNREAD) or payload[4:8] == b"ftyp"
-        formats = ", ".join(SOURCE_FORMATS)
-        reason, detail = ("unsupported_format", f"read are {formats}") if other else ("not_an_image", str(error))
-        raise RejectedError(reason, detail) from None
+        if payload.startswith(_UNREAD) or payload[4:8] == b"ftyp":
+            raise RejectedError("unsupported_format", f"read are {', '.join(SOURCE_FORMATS)}") from None
+        begins_well = payload.startswith(_READ) or payload[8:12] == b"WEBP"
+        raise RejectedError("damaged_image" if begins_well else "not_an_image", str(error)) from None
 
 
 def pixels_of(payload: bytes, min_side: int) -> np.ndarray:
