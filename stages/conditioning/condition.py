@@ -1,0 +1,83 @@
+"""What a model is told to paint: one `Condition` per modality, gathered in a dict.
+
+Every modality takes the same shape, so priors and generators know no modality by name: a token sequence for
+cross-attention, one pooled vector for modulation, and a mask that says which tokens are there. A row whose mask is
+False throughout has no such condition.
+
+Shapes: b batch, t tokens, d width of the modality's own features, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.randomness import seed_of, uniform
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One modality of a batch: tokens (b, t, d), pooled (b, d), mask (b, t) True where a token is there."""
+
+    tokens: Float[Tensor, "b t d"]
+    pooled: Float[Tensor, "b d"]
+    mask: Bool[Tensor, "b t"]
+
+    def present(self) -> Bool[Tensor, " b"]:
+        """Rows that have this condition at all."""
+        return self.mask.any(dim=1)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same change (a device, a repeat, a choice of rows) on all three tensors."""
+        return Condition(change(self.tokens), change(self.pooled), change(self.mask))
+
+
+Conditions = dict[str, Condition]
+
+
+def class_condition(labels: Int[Tensor, " b"], num_classes: int) -> Condition:
+    """Labels as one-hot conditions of one token.
+
+    Args:
+        labels: int64; -1 is a row without a class.
+        num_classes: k, the width of the condition.
+    """
+    one_hot = F.one_hot(labels.clamp(min=0), num_classes).float() * (labels >= 0)[:, None]
+    return Condition(rearrange(one_hot, "b k -> b 1 k"), one_hot, rearrange(labels >= 0, "b -> b 1"))
+
+
+def choose_rows(conditions: Conditions, rows: Tensor) -> Conditions:
+    """The conditions of some rows: `rows` is an index or a bool mask over the batch."""
+    return {name: condition.map(lambda x: x[rows]) for name, condition in conditions.items()}
+
+
+def repeat_rows(conditions: Conditions, times: int) -> Conditions:
+    """The whole batch `times` times over, one copy after another."""
+    return {name: c.map(lambda x: repeat(x, "b ... -> (n b) ...", n=times)) for name, c in conditions.items()}
+
+
+def draw_kept(
+    modalities: Iterable[str], rows: Int[Tensor, " b"], *, seed: int, step: int, drop_each: float, drop_all: float
+) -> dict[str, Tensor]:
+    """Which conditions survive dropout: each is dropped by itself, and all of them together (for guidance).
+
+    The draw of a row depends on (seed, step, global row) alone.
+
+    Returns:
+        bool (b,) per modality, True where the condition is kept.
+    """
+    names = sorted(modalities)
+    draws = uniform(seed_of(seed, "condition dropout", step), rows, 1 + len(names))
+    together = draws[:, 0] >= drop_all
+    return {name: together & (draws[:, 1 + i] >= drop_each) for i, name in enumerate(names)}
+
+
+def keep_all(modalities: Iterable[str], num_rows: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """No dropout: what sampling with every condition uses."""
+    return {name: torch.ones(num_rows, dtype=torch.bool, device=device) for name in modalities}

@@ -1,0 +1,105 @@
+"""Bring every condition to the model's width, and put a learned null where one is absent or dropped.
+
+Shapes: b batch, t tokens of one modality, n tokens of all modalities, d width of a modality, w width of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from stages.conditioning.condition import Condition, Conditions
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """All conditions of a batch: tokens (b, n, w), their sum as one vector (b, w), mask (b, n)."""
+
+    tokens: Float[Tensor, "b n w"]
+    pooled: Float[Tensor, "b w"]
+    mask: Bool[Tensor, "b n"]
+
+
+class _Modality(nn.Module):
+    """Projections, embedding and nulls of one modality."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.token = nn.Linear(dim, width)
+        self.pooled = nn.Linear(dim, width)
+        self.embedding = nn.Parameter(torch.randn(width) * 0.02)
+        self.null_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.null_pooled = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(self, condition: Condition, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        here = kept & condition.present()
+        tokens = torch.where(here[:, None, None], self.token(condition.tokens), self.null_token) + self.embedding
+        pooled = torch.where(here[:, None], self.pooled(condition.pooled), self.null_pooled)
+        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+        mask = torch.where(here[:, None], condition.mask, first)  # the null is one token
+        return tokens, pooled, mask
+
+
+def _absent(rows: int, dim: int, device: torch.device) -> Condition:
+    """A condition no row has: every parameter still takes part, as data-parallel training asks."""
+    pooled = torch.zeros(rows, dim, device=device)
+    return Condition(rearrange(pooled, "b d -> b 1 d"), pooled, pooled[:, :1].bool())
+
+
+class ConditionMixer(nn.Module):
+    """Conditions of any modalities -> one token sequence and one vector of the model's width.
+
+    Args:
+        width: w.
+        modalities: width of the features of each modality. May be empty: an unconditional model.
+    """
+
+    anchor: Tensor
+
+    def __init__(self, width: int, modalities: Mapping[str, int]) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("anchor", torch.zeros(0), persistent=False)  # knows the device when nothing else does
+        self.modalities = nn.ModuleDict({name: _Modality(dim, width) for name, dim in sorted(modalities.items())})
+
+    def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
+        """Mix the conditions of `rows` samples.
+
+        Args:
+            conditions: any of the modalities; one that is missing counts as absent in every row.
+            kept: bool (b,) per modality, False where the condition is dropped; a missing name keeps all rows.
+            rows: b, which an empty dict could not tell.
+
+        Raises:
+            ValueError: a modality this model was not built for.
+        """
+        if unknown := sorted(set(conditions) - set(self.modalities)):
+            raise ValueError(
+                f"no such condition in this model: {', '.join(unknown)}; it takes {self.names() or 'none'}"
+            )
+        parts = [self._part(name, conditions.get(name), kept.get(name), rows) for name in self.modalities]
+        if not parts:
+            return self._nothing(rows)
+        tokens, pooled, mask = zip(*parts, strict=True)
+        return Mixed(torch.cat(tokens, dim=1), torch.stack(pooled).sum(dim=0), torch.cat(mask, dim=1))
+
+    def names(self) -> str:
+        """The modalities as one line for a message."""
+        return ", ".join(self.modalities)
+
+    def _part(self, name: str, condition: Condition | None, kept: Tensor | None, rows: int) -> tuple[Tensor, ...]:
+        modality = self.modalities[name]
+        assert isinstance(modality, _Modality)
+        if condition is None:
+            condition = _absent(rows, modality.token.in_features, self.anchor.device)
+        mixed: tuple[Tensor, ...] = modality(condition, condition.present() if kept is None else kept)
+        return mixed
+
+    def _nothing(self, rows: int) -> Mixed:
+        pooled = torch.zeros(rows, self.width, device=self.anchor.device)
+        return Mixed(rearrange(pooled, "b w -> b 1 w")[:, :0], pooled, pooled[:, :0].bool())

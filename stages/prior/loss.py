@@ -1,0 +1,171 @@
+"""What a prior learns from one micro-batch, and how surprised it is by codes it has not seen.
+
+Masked training hides a random share of one level, cosine-distributed (MaskGIT, section 3.2), and asks for it given the
+coarser levels. Rows take turns over the levels, so each level's pass is only as long as it must be. Every draw depends
+on (seed, step, global row): the loss is the same however a global batch is cut, over micro-batches or processes.
+
+Shapes: b batch, n codes of one level, k codebook rows, a asked codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pipeline.randomness import seed_of, uniform
+from stages.conditioning.condition import Conditions, choose_rows, draw_kept
+from stages.prior.model import Codes, Pass, Prior
+from stages.prior.transformer import Guide
+
+MEAN_HIDDEN = 2 / math.pi  # of the cosine schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How training disturbs what the prior is shown.
+
+    Attributes:
+        corrupt: share of the codes shown that are replaced by random ones of their codebook, in the levels above the
+            one being learned (masked) or anywhere before the asked code (autoregressive).
+        token_dropout: share of the same codes that are hidden.
+        drop_each, drop_all: chance to drop each condition by itself, and all at once.
+        label_smoothing: of the cross-entropy.
+    """
+
+    corrupt: float = 0.1
+    token_dropout: float = 0.0
+    drop_each: float = 0.1
+    drop_all: float = 0.05
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where the random numbers of one step come from, and how strong the noise is."""
+
+    seed: int
+    step: int
+    noise: Noise
+
+    def seed_of(self, purpose: str, level: int) -> int:
+        """The seed of one kind of draw on one level."""
+        return seed_of(self.seed, purpose, self.step, level)
+
+
+def draw_hidden(rows: Int[Tensor, " b"], n: int, seed: int) -> Bool[Tensor, "b n"]:
+    """Hide a share cos(pi u / 2) of n codes in each row, u uniform; at least one."""
+    draws = uniform(seed, rows, n + 1)
+    count = (torch.cos(draws[:, :1] * math.pi / 2) * n).round().clamp(min=1)
+    return _lowest(draws[:, 1:], count)
+
+
+def _lowest(scores: Float[Tensor, "b n"], count: Tensor) -> Bool[Tensor, "b n"]:
+    """The `count` lowest scores of each row."""
+    return scores.argsort(dim=1).argsort(dim=1) < count
+
+
+def disturb(codes: Int[Tensor, "b n"], size: int, rows: Tensor, noise: Noise, seed: int) -> Int[Tensor, "b n"]:
+    """Replace a share of the codes by random ones of the codebook, and hide another share."""
+    n = codes.shape[1]
+    draws = uniform(seed, rows, 2 * n)
+    random = (draws[:, n:] * size).long().clamp(max=size - 1)
+    shown = torch.where(draws[:, :n] < noise.corrupt, random, codes)
+    return torch.where(draws[:, :n] > 1 - noise.token_dropout, size, shown)
+
+
+def masked_loss(
+    model: nn.Module, sizes: Sequence[int], codes: Codes, conditions: Conditions, rows: Tensor, draw: Draw
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the hidden codes, summed and divided by the number expected in the micro-batch.
+
+    Args:
+        model: the (wrapped) `Prior`, of kind `masked`.
+        sizes: rows of each level's codebook.
+        codes: int64 (b, n) per level.
+        rows: int64 (b,), global rows.
+        draw: seed, step and noise.
+
+    Returns:
+        The loss, and `loss_level<i>`, the mean cross-entropy per hidden code of each level.
+    """
+    kept = draw_kept(
+        conditions, rows, seed=draw.seed, step=draw.step, drop_each=draw.noise.drop_each, drop_all=draw.noise.drop_all
+    )
+    turns = [(rows + draw.step) % len(codes) == level for level in range(len(codes))]
+    passes = [
+        _masked_pass(sizes, [c[turn] for c in codes[: level + 1]], rows[turn], draw) for level, turn in enumerate(turns)
+    ]
+    asked_of = [
+        Pass(p.codes, choose_rows(conditions, turn), {name: k[turn] for name, k in kept.items()}, p.asked)
+        for p, turn in zip(passes, turns, strict=True)
+    ]
+    total, metrics = torch.zeros((), device=rows.device), {}
+    for level, (logits, one) in enumerate(zip(model(asked_of), asked_of, strict=True)):
+        targets = codes[level][turns[level]][one.asked]
+        entropy = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=draw.noise.label_smoothing)
+        total = total + entropy / (len(rows) * codes[level].shape[1] * MEAN_HIDDEN)
+        metrics[f"loss_level{level}"] = entropy.detach() / max(1, len(targets))
+    return total, metrics
+
+
+def _masked_pass(sizes: Sequence[int], codes: Codes, rows: Tensor, draw: Draw) -> Pass:
+    """Hide a share of the last level and disturb those above it."""
+    last = len(codes) - 1
+    hidden = draw_hidden(rows, codes[last].shape[1], draw.seed_of("hidden", last))
+    shown = [
+        disturb(codes[level], sizes[level], rows, draw.noise, draw.seed_of("disturb", level)) for level in range(last)
+    ]
+    return Pass([*shown, codes[last].masked_fill(hidden, sizes[last])], {}, {}, hidden)
+
+
+def causal_loss(
+    model: nn.Module, sizes: Sequence[int], codes: Codes, conditions: Conditions, rows: Tensor, draw: Draw
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean cross-entropy of every code given all before it; what is shown is disturbed, what is asked is not."""
+    kept = draw_kept(
+        conditions, rows, seed=draw.seed, step=draw.step, drop_each=draw.noise.drop_each, drop_all=draw.noise.drop_all
+    )
+    shown = [
+        disturb(c, size, rows, draw.noise, draw.seed_of("disturb", level))
+        for level, (c, size) in enumerate(zip(codes, sizes, strict=True))
+    ]
+    losses = [
+        F.cross_entropy(logits.flatten(0, 1), c.flatten(), label_smoothing=draw.noise.label_smoothing)
+        for logits, c in zip(model([Pass(shown, conditions, kept)]), codes, strict=True)
+    ]
+    share = [c.shape[1] / sum(c.shape[1] for c in codes) for c in codes]
+    total = torch.stack([loss * part for loss, part in zip(losses, share, strict=True)]).sum()
+    return total, {f"loss_level{level}": loss.detach() for level, loss in enumerate(losses)}
+
+
+@torch.no_grad()
+def surprise(prior: Prior, codes: Codes, conditions: Conditions, rows: Tensor, seed: int) -> Float[Tensor, "b levels"]:
+    """Negative log-likelihood in bits per code, of each level given the coarser ones.
+
+    Exact for `autoregressive`. For `masked` an unbiased draw of the bound over all orders of filling in: a uniform
+    number of codes is hidden and the mean over them taken (ARDM; Hoogeboom et al. 2022, eq. 3).
+    """
+    guide = prior.guide(conditions, {}, len(rows))
+    if prior.kind == "autoregressive":
+        per_level = [
+            F.cross_entropy(logits.transpose(1, 2), c, reduction="none").mean(dim=1)
+            for logits, c in zip(prior.causal_logits(codes, guide), codes, strict=True)
+        ]
+    else:
+        per_level = [_bound(prior, codes[: level + 1], guide, rows, seed) for level in range(len(codes))]
+    return torch.stack(per_level, dim=1) / math.log(2)
+
+
+def _bound(prior: Prior, codes: Codes, guide: Guide, rows: Tensor, seed: int) -> Float[Tensor, " b"]:
+    last, n = len(codes) - 1, codes[-1].shape[1]
+    draws = uniform(seed_of(seed, "bound", last), rows, n + 1)
+    hidden = _lowest(draws[:, 1:], (draws[:, :1] * n).ceil())
+    logits = prior.hidden_logits([*codes[:-1], codes[-1].masked_fill(hidden, prior.codebook_sizes[last])], guide)
+    entropy = F.cross_entropy(logits.transpose(1, 2), codes[-1], reduction="none")
+    return (entropy * hidden).sum(dim=1) / hidden.sum(dim=1)

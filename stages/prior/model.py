@@ -1,0 +1,227 @@
+"""The prior: one transformer that learns the codes of images, coarse to fine, under any conditions.
+
+All levels form one sequence, coarsest first. A code of a finer level carries the embedding of the coarse code above
+it. `masked` sees in both directions and fills hidden codes of one level at a time (MaskGIT; Chang et al. 2022);
+`autoregressive` predicts code after code in raster order, level after level.
+
+Shapes: b batch, n codes of one level (flattened in raster order), N codes of all levels, w width, k codebook rows,
+a asked codes of the whole batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from stages.conditioning.condition import Conditions
+from stages.conditioning.mixer import ConditionMixer
+from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
+from stages.prior.window import WindowPlan
+
+KINDS = ("masked", "autoregressive")
+Codes = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One way through the transformer: the codes shown, level by level, and what is asked about the last of them.
+
+    A code equal to its codebook's size is hidden. `asked` (b, n) chooses codes of the last level; None asks for all.
+    """
+
+    codes: Codes
+    conditions: Conditions
+    kept: Mapping[str, Bool[Tensor, " b"]] = field(default_factory=dict)
+    asked: Bool[Tensor, "b n"] | None = None
+
+
+class Prior(nn.Module):
+    """Transformer over the codes of all levels.
+
+    Args:
+        kind: `masked` or `autoregressive`.
+        grids: height and width of every level, coarsest first; each a multiple of the one before.
+        codebook_sizes: rows of every level's codebook.
+        conditions: width of the features of each modality; empty for an unconditional model.
+        width, depth, heads: of the transformer.
+        dropout: on the residual branches.
+        window: side of attention windows on the finest level, in its cells; 0 attends in full. Masked only.
+        cross_attention: read the conditions' tokens; a class alone says everything in its pooled vector.
+
+    Raises:
+        ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`.
+    """
+
+    def __init__(  # noqa: PLR0913 - a model receives plain arguments
+        self,
+        *,
+        kind: str,
+        grids: Sequence[Sequence[int]],
+        codebook_sizes: Sequence[int],
+        conditions: Mapping[str, int],
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float = 0.0,
+        window: int = 0,
+        cross_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(kind, grids, codebook_sizes, window)
+        self.kind, self.window = kind, window
+        self.grids = [(int(h), int(w)) for h, w in grids]
+        self.codebook_sizes = list(codebook_sizes)
+        self.mixer = ConditionMixer(width, conditions)
+        self.trunk = Transformer(
+            width, depth, heads, dropout=dropout, cross_attention=cross_attention and bool(conditions)
+        )
+        self.embeddings = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes)  # last: hidden
+        self.above = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes[:-1])
+        self.level_embedding = _embedding(len(self.grids), width)
+        self.row_embeddings = nn.ModuleList(_embedding(h, width) for h, _ in self.grids)
+        self.column_embeddings = nn.ModuleList(_embedding(w, width) for _, w in self.grids)
+        self.heads = nn.ModuleList(_head(width, size) for size in self.codebook_sizes)
+        self.start = nn.Parameter(torch.randn(width) * 0.02) if kind == "autoregressive" else None
+        self._remember_places(width // heads)
+
+    def forward(self, passes: Sequence[Pass]) -> list[Tensor]:
+        """Logits for training, in one call so that data-parallel training synchronises once.
+
+        Returns:
+            `masked`: per pass the logits (a, k) of the codes it asks for. `autoregressive`: for each level of each
+            pass, logits (b, n, k).
+        """
+        logits: list[Tensor] = []
+        for one in passes:
+            guide = self.guide(one.conditions, one.kept, one.codes[0].shape[0])
+            logits += (
+                [self.hidden_logits(one.codes, guide, one.asked)]
+                if self.kind == "masked"
+                else (self.causal_logits(one.codes, guide))
+            )
+        return logits
+
+    def guide(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Guide:
+        """The conditions of `rows` samples as every layer needs them."""
+        return self.trunk.guide(self.mixer(conditions, kept, rows))
+
+    def hidden_logits(self, codes: Codes, guide: Guide, asked: Tensor | None = None) -> Tensor:
+        """Logits of the last level shown, looking in both directions.
+
+        Args:
+            codes: int64 (b, n) per level shown; a code equal to the codebook's size is hidden.
+            asked: bool (b, n) gives logits (a, k); int64 (a,), the same codes in every row, (b, a, k); None (b, n, k).
+        """
+        last = len(codes) - 1
+        x = torch.cat([self._tokens(codes, level) for level in range(last + 1)], dim=1)
+        context = Context(guide, self.rotary[:, : x.shape[1]], plan=self._plan(last))
+        x = self.trunk(x, context)[:, -codes[last].shape[1] :]
+        if asked is not None:
+            x = x[asked] if asked.dtype == torch.bool else x[:, asked]
+        logits: Tensor = self.heads[last](x).float()
+        return logits
+
+    def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b n k"]]:
+        """Logits of every level, each code seeing only those before it. Levels may stop early, the last in part."""
+        x = torch.cat([self.causal_inputs(codes, level, 0, c.shape[1]) for level, c in enumerate(codes)], dim=1)
+        x = self.trunk(x, Context(guide, self.rotary[:, : x.shape[1]], causal=True))
+        parts = x.split([c.shape[1] for c in codes], dim=1)
+        return [head(part).float() for head, part in zip(self.heads, parts, strict=False)]
+
+    def next_logits(self, codes: Codes, level: int, index: int, guide: Guide, caches: list[Cache]) -> Tensor:
+        """Logits (b, k) of one code, given the caches of all before it; adds itself to the caches."""
+        x = self.causal_inputs(codes, level, index, index + 1)
+        at = self.first[level] + index
+        context = Context(guide, self.rotary[:, at : at + 1], causal=True, start=at)
+        logits: Tensor = self.heads[level](self.trunk(x, context, caches)[:, 0]).float()
+        return logits
+
+    def caches(self) -> list[Cache]:
+        """Empty caches for one run over the whole sequence."""
+        return [Cache(self.num_codes) for _ in range(self.trunk.depth)]
+
+    def causal_inputs(self, codes: Codes, level: int, begin: int, end: int) -> Float[Tensor, "b m w"]:
+        """Inputs of codes [begin, end) of a level: the code before each, its own place and the code above it."""
+        rows = codes[0].shape[0]
+        if begin:
+            before = self.embeddings[level](codes[level][:, begin - 1 : end - 1])
+        else:
+            assert self.start is not None
+            first = self.embeddings[level - 1](codes[level - 1][:, -1:]) if level else self.start.expand(rows, 1, -1)
+            before = torch.cat([first, self.embeddings[level](codes[level][:, : end - 1])], dim=1)
+        return self._placed(before, codes, level, begin, end)
+
+    def _tokens(self, codes: Codes, level: int) -> Float[Tensor, "b n w"]:
+        return self._placed(self.embeddings[level](codes[level]), codes, level, 0, self.sizes[level])
+
+    def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int) -> Tensor:
+        """Add the place of codes [begin, end) of a level and the code above each."""
+        x = x + self._places(level)[begin:end]
+        if level:
+            x = x + self.above[level - 1](codes[level - 1][:, self._parents(level)[begin:end]])
+        return x
+
+    def _places(self, level: int) -> Float[Tensor, "n w"]:
+        rows, columns = self.row_embeddings[level], self.column_embeddings[level]
+        assert isinstance(rows, nn.Embedding) and isinstance(columns, nn.Embedding)
+        grid = rearrange(rows.weight, "r w -> r 1 w") + rearrange(columns.weight, "c w -> 1 c w")
+        return rearrange(grid, "r c w -> (r c) w") + self.level_embedding.weight[level]
+
+    def _plan(self, last: int) -> WindowPlan | None:
+        if not self.window or last == 0 or last != len(self.grids) - 1:
+            return None
+        return WindowPlan(self.grids[last], self.grids[last - 1], self.first[last], self.window)
+
+    def _parents(self, level: int) -> Int[Tensor, " n"]:
+        return self.get_buffer(f"parents{level}")
+
+    def _remember_places(self, head_width: int) -> None:
+        """Positions of all codes in cells of the finest grid, and for each code the one above it."""
+        self.sizes = [h * w for h, w in self.grids]
+        self.first = [sum(self.sizes[:level]) for level in range(len(self.sizes))]
+        self.num_codes = sum(self.sizes)
+        finest = torch.tensor(self.grids[-1])
+        positions = [(_cells(h, w) + 0.5) * finest / torch.tensor([h, w]) for h, w in self.grids]
+        self.register_buffer("rotary", rotary_table(torch.cat(positions), head_width), persistent=False)
+        for level in range(1, len(self.grids)):
+            (h, w), (above_h, above_w) = self.grids[level], self.grids[level - 1]
+            cells = _cells(h, w) // torch.tensor([h // above_h, w // above_w])
+            self.register_buffer(f"parents{level}", cells[:, 0] * above_w + cells[:, 1], persistent=False)
+
+    rotary: Tensor
+
+
+def _cells(h: int, w: int) -> Int[Tensor, "n 2"]:
+    return torch.cartesian_prod(torch.arange(h), torch.arange(w)).view(-1, 2)
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(rows, width)
+    nn.init.normal_(table.weight, std=0.02)
+    return table
+
+
+def _head(width: int, size: int) -> nn.Linear:
+    head = nn.Linear(width, size)
+    nn.init.normal_(head.weight, std=0.02)
+    return head
+
+
+def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[int], window: int) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind is 'masked' or 'autoregressive'; got '{kind}'.")
+    if len(grids) != len(codebook_sizes):
+        raise ValueError(f"one codebook size per level: {len(grids)} grids, {len(codebook_sizes)} sizes.")
+    for coarse, fine in itertools.pairwise(grids):
+        if fine[0] % coarse[0] or fine[1] % coarse[1]:
+            raise ValueError(f"a finer grid must be a multiple of the coarser one; got {coarse} and {fine}.")
+    if window and kind != "masked":
+        raise ValueError(
+            "window is for kind 'masked'; the autoregressive prior attends to all codes before. Set window: 0."
+        )

@@ -1,0 +1,224 @@
+"""Paint codes with a prior: one `sample` for both kinds, with guidance, truncation, seeds per image and in-painting.
+
+Every draw belongs to the seed of its image, so an image does not depend on the batch it is sampled in.
+
+Shapes: b images, n codes of one level, k codebook rows, g guided copies of the batch, h w grid of a level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.randomness import gumbel, seed_of
+from stages.conditioning.condition import Conditions, repeat_rows
+from stages.prior.model import Codes, Prior
+from stages.prior.order import cosine_counts, default_steps, halton_order
+from stages.prior.settings import SampleSettings
+from stages.prior.transformer import Guide
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """Codes that must stay as they are: (b, n) per level, and where."""
+
+    codes: Codes
+    where: list[Bool[Tensor, "b n"]]
+
+
+@torch.no_grad()
+def sample(
+    prior: Prior,
+    conditions: Conditions,
+    seeds: Int[Tensor, " b"],
+    settings: SampleSettings,
+    *,
+    clamp: list[Tensor] | None = None,
+    clamp_mask: list[Tensor] | None = None,
+) -> list[Int[Tensor, "b h w"]]:
+    """Sample one image's codes per seed.
+
+    Args:
+        prior: in eval mode, on the device of `seeds`.
+        conditions: b rows each; empty samples without conditions.
+        seeds: int64 (b,), one per image.
+        settings: guidance, temperature, truncation, steps.
+        clamp, clamp_mask: int64 and bool (b, h, w) per level: codes to keep where the mask is True.
+
+    Returns:
+        int64 (b, h, w) per level, coarsest first.
+
+    Raises:
+        ValueError: guidance for a condition that is not given.
+    """
+    guidance = Guidance.of(prior, conditions, len(seeds), settings)
+    held = _clamp(prior, seeds, clamp, clamp_mask)
+    run = _sample_masked if prior.kind == "masked" else _sample_causal
+    codes = run(prior, guidance, seeds, settings, held)
+    return [rearrange(c, "b (h w) -> b h w", h=h) for c, (h, _) in zip(codes, prior.grids, strict=True)]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The guided copies of a batch and how their logits are put together: l0 + sum of g_i (l_i - l0)."""
+
+    guide: Guide
+    weights: tuple[float, ...]
+    rows: int
+
+    @classmethod
+    def of(cls, prior: Prior, conditions: Conditions, rows: int, settings: SampleSettings) -> Guidance:
+        """One copy without conditions, then one with all of them, or one per modality of a guidance dict."""
+        if isinstance(settings.guidance, dict):
+            if unknown := sorted(set(settings.guidance) - set(conditions)):
+                raise ValueError(
+                    f"guidance for {', '.join(unknown)}, but the conditions are {sorted(conditions) or 'none'}."
+                )
+            chosen = [{name} for name in sorted(settings.guidance)]
+            weights = tuple(float(settings.guidance[name]) for name in sorted(settings.guidance))
+        else:
+            chosen, weights = [set(conditions)], (float(settings.guidance),)
+        if not conditions or weights == (1.0,):
+            return cls(prior.guide(conditions if weights == (1.0,) else {}, {}, rows), (), rows)
+        keep = {
+            name: torch.tensor([False, *(name in names for names in chosen)]).repeat_interleave(rows)
+            for name in conditions
+        }
+        device = prior.rotary.device
+        kept = {name: k.to(device) & conditions[name].present().repeat(1 + len(chosen)) for name, k in keep.items()}
+        copies = repeat_rows(conditions, 1 + len(chosen))
+        return cls(prior.guide(copies, kept, rows * (1 + len(chosen))), weights, rows)
+
+    def spread(self, codes: Codes) -> Codes:
+        """The same codes in every copy."""
+        return [repeat(c, "b n -> (g b) n", g=1 + len(self.weights)) for c in codes]
+
+    def combine(self, logits: Float[Tensor, "gb ..."], strength: float = 1.0) -> Float[Tensor, "b ..."]:
+        """Guided logits; `strength` in [0, 1] moves every weight above 1 from 1 to its full size."""
+        if not self.weights:
+            return logits
+        without, *guided = torch.split(logits, self.rows)
+        result: Tensor = without
+        for weight, one in zip(self.weights, guided, strict=True):
+            ramped = 1 + (weight - 1) * strength if weight > 1 else weight
+            result = result + ramped * (one - without)
+        return result
+
+
+def _sample_masked(
+    prior: Prior, guidance: Guidance, seeds: Tensor, settings: SampleSettings, held: Clamp | None
+) -> Codes:
+    """Level by level, a few codes more at every step (MaskGIT), the guidance rising (Muse; Chang et al. 2023)."""
+    codes: Codes = []
+    for level, n in enumerate(prior.sizes):
+        current = torch.full((len(seeds), n), prior.codebook_sizes[level], device=seeds.device)
+        current = _hold(current, level, held)
+        counts = cosine_counts(n, settings.steps[level] if level < len(settings.steps) else default_steps(n))
+        fill = _fill_halton if settings.order == "halton" else _fill_confident
+        for step, count in enumerate(counts):
+            strength = (step + 1) / len(counts) if settings.ramp else 1.0
+            turn = Turn(level, step, counts[step - 1] if step else 0, count, strength)
+            current = _hold(fill(prior, guidance, [*codes, current], seeds, settings, turn), level, held)
+        codes.append(current)
+    return codes
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One parallel step: how many codes were known before it and are known after it."""
+
+    level: int
+    step: int
+    known: int
+    count: int
+    strength: float
+
+
+def _fill_halton(
+    prior: Prior, guidance: Guidance, codes: Codes, seeds: Tensor, settings: SampleSettings, turn: Turn
+) -> Int[Tensor, "b n"]:
+    """Fill the next cells of the Halton order, the same in every image."""
+    order = halton_order(*prior.grids[turn.level])[turn.known : turn.count]
+    cells = torch.tensor(order, device=seeds.device)
+    logits = prior.hidden_logits(guidance.spread(codes), guidance.guide, cells)
+    drawn, _ = draw(guidance.combine(logits, turn.strength), seeds, settings, turn)
+    return codes[-1].index_copy(1, cells, drawn)
+
+
+def _fill_confident(
+    prior: Prior, guidance: Guidance, codes: Codes, seeds: Tensor, settings: SampleSettings, turn: Turn
+) -> Int[Tensor, "b n"]:
+    """Draw every hidden code and keep those the prior is surest of, with noise that fades (MaskGIT, section 3.3)."""
+    current, size = codes[-1], prior.codebook_sizes[turn.level]
+    logits = guidance.combine(prior.hidden_logits(guidance.spread(codes), guidance.guide), turn.strength)
+    drawn, confidence = draw(logits, seeds, settings, turn)
+    hidden = current == size
+    fade = settings.confidence_noise * (1 - turn.count / current.shape[1])
+    noise = gumbel(seed_of("confidence", turn.level, turn.step), seeds, current.shape[1])
+    score = (confidence + fade * noise).masked_fill(~hidden, torch.inf)
+    rank = score.argsort(dim=1, descending=True).argsort(dim=1)
+    return torch.where(hidden & (rank < turn.count), drawn, current)
+
+
+def _sample_causal(
+    prior: Prior, guidance: Guidance, seeds: Tensor, settings: SampleSettings, held: Clamp | None
+) -> Codes:
+    """One code after another, with a key-value cache."""
+    codes = [torch.zeros(len(seeds), n, dtype=torch.int64, device=seeds.device) for n in prior.sizes]
+    caches = prior.caches()
+    for level, n in enumerate(prior.sizes):
+        for index in range(n):
+            logits = guidance.combine(prior.next_logits(guidance.spread(codes), level, index, guidance.guide, caches))
+            drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
+            codes[level][:, index] = drawn[:, 0]
+            codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]
+    return codes
+
+
+def draw(
+    logits: Float[Tensor, "b m k"], seeds: Int[Tensor, " b"], settings: SampleSettings, turn: Turn
+) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
+    """Draw codes from truncated, tempered logits; also their log-probabilities. Temperature 0 takes the likeliest."""
+    logits = truncate(logits, settings.top_k, settings.top_p)
+    if settings.temperature > 0:
+        m, k = logits.shape[1:]
+        noise = gumbel(seed_of("code", turn.level, turn.step), seeds, m * k)
+        drawn = (logits / settings.temperature + rearrange(noise, "b (m k) -> b m k", k=k)).argmax(dim=-1)
+    else:
+        drawn = logits.argmax(dim=-1)
+    return drawn, logits.log_softmax(dim=-1).gather(-1, drawn[..., None])[..., 0]
+
+
+def truncate(logits: Float[Tensor, "... k"], top_k: int, top_p: float) -> Float[Tensor, "... k"]:
+    """Keep the `top_k` likeliest codes (0: all), then the fewest of them that hold `top_p` of the probability."""
+    if 0 < top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p < 1:
+        ordered, places = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, places, before >= top_p)
+        logits = logits.masked_fill(dropped, -torch.inf)
+    return logits
+
+
+def _hold(current: Tensor, level: int, held: Clamp | None) -> Tensor:
+    return current if held is None else torch.where(held.where[level], held.codes[level], current)
+
+
+def _clamp(prior: Prior, seeds: Tensor, codes: list[Tensor] | None, mask: list[Tensor] | None) -> Clamp | None:
+    if codes is None or mask is None:
+        return None
+    flat = [[rearrange(x, "b h w -> b (h w)").to(seeds.device) for x in part] for part in (codes, mask)]
+    assert [c.shape[1] for c in flat[0]] == prior.sizes
+    return Clamp(flat[0], [where.bool() for where in flat[1]])
+
+
+def with_defaults(settings: SampleSettings, **changes: Any) -> SampleSettings:
+    """The settings with those changes that are not None."""
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})

@@ -1,0 +1,43 @@
+"""How codes are sampled: the settings every sampler of a prior takes. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+ORDERS = ("halton", "confidence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """One contract for both kinds of prior."""
+
+    guidance: Any = 2.0
+    """A number g: l0 + g (l_all - l0), 1 for none; or a number per condition: l0 + sum of g_i (l_i - l0)."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest code."""
+    top_k: int = 0
+    """Only the likeliest k codes; 0 for all."""
+    top_p: float = 1.0
+    """Only the fewest codes that hold this share of the probability."""
+    steps: tuple[int, ...] = ()
+    """Masked: parallel steps per level, coarsest first; levels not named take 4 + log2(codes)."""
+    order: str = "halton"
+    """Masked: `halton` or `confidence` (MaskGIT's)."""
+    ramp: bool = True
+    """Masked: let guidance rise from 1 over the steps of each level."""
+    confidence_noise: float = 4.5
+    """Masked, order confidence: how freely codes are chosen in the first steps."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(int(n) for n in self.steps))
+        if isinstance(self.guidance, dict):
+            object.__setattr__(self, "guidance", {str(k): float(v) for k, v in self.guidance.items()})
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature must not be negative; got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p lies in (0, 1]; got {self.top_p}.")
+        if self.order not in ORDERS:
+            raise ValueError(f"sampling.order is 'halton' or 'confidence'; got '{self.order}'.")
+        if any(n < 1 for n in self.steps) or self.top_k < 0:
+            raise ValueError(f"sampling.steps and top_k must be positive; got {list(self.steps)} and {self.top_k}.")
