@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 from data_prep.config import ShardsConfig
+from data_prep.images import encode_image
 from data_prep.items import Item, Listing, Members
+from pipeline.samples import encode_json
 
 NAME = "birds"
 DEFAULT_COUNT = 20_000
@@ -19,7 +21,8 @@ def list_birds(cfg: ShardsConfig) -> Listing:
     """
     from data_prep.birds import SPECIES, describe, is_unseen
 
-    wanted, held_out = cfg.count or DEFAULT_COUNT, math.ceil(cfg.val * (cfg.count or DEFAULT_COUNT))
+    wanted = cfg.count or DEFAULT_COUNT
+    held_out = math.ceil(cfg.val * wanted)
     items: list[Item] = []
     index = seen = unseen = 0
     while seen < wanted or unseen < held_out:
@@ -42,8 +45,14 @@ class BirdMembers:
     cfg: ShardsConfig
 
     def __call__(self, item: Item) -> Members:
-        """Members of the scene whose number stands in `item.source`."""
-        from data_prep.birds import sample
+        """Members of the scene whose number stands in `item.source`: picture, species, attributes."""
+        from data_prep.birds import SPECIES, attributes, describe, draw
 
-        index = int(item.source.rpartition("/")[2])
-        return sample(self.cfg.seed, index, self.cfg.stored_side, self.cfg.with_sounds)
+        scene = describe(self.cfg.seed, int(item.source.rpartition("/")[2]))
+        extension = "png" if self.cfg.format == "keep" else self.cfg.format
+        record = {"source": item.source, "attributes": attributes(scene)}
+        return {
+            extension: encode_image(draw(scene, self.cfg.stored_side), extension, self.cfg.quality),
+            "cls": str(SPECIES.index(scene.species)).encode(),
+            "json": encode_json(record),
+        }
