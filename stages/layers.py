@@ -24,7 +24,8 @@ class PixelNorm(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Zero mean and unit variance over c, then scale and shift."""
         x = rearrange(x, "b c h w -> b h w c")
-        return rearrange(F.layer_norm(x, x.shape[-1:], self.weight, self.bias), "b h w c -> b c h w")
+        normed: Tensor = rearrange(F.layer_norm(x, x.shape[-1:], self.weight, self.bias), "b h w c -> b c h w")
+        return normed
 
 
 class ResidualBlock(nn.Module):
@@ -43,7 +44,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Same shape."""
-        return x + self.mix(F.silu(self.spatial(self.norm(x))))
+        changed: Tensor = self.mix(F.silu(self.spatial(self.norm(x))))
+        return x + changed
 
 
 def downsample(channels: int, out_channels: int) -> nn.Conv2d:

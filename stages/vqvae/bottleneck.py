@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from stages.vqvae.fsq import FiniteScalarQuantizer
 from stages.vqvae.quantized import Quantized
 from stages.vqvae.quantizer import VectorQuantizer
-
-KINDS = ("none", "gaussian", "vq", "fsq")
+from stages.vqvae.settings import CodebookSettings
 
 
 class Identity(nn.Module):
@@ -29,7 +28,7 @@ class Identity(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """A diagonal Gaussian per position (VAE, Kingma and Welling 2014, appendix B). Takes 2 d channels: mean, log variance."""
+    """A diagonal Gaussian per position (VAE, Kingma and Welling 2014, appendix B). Takes mean and log variance."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -47,3 +46,12 @@ class Gaussian(nn.Module):
 
 
 Bottleneck = Identity | Gaussian | VectorQuantizer | FiniteScalarQuantizer
+
+
+def make_bottleneck(kind: str, rows: int, width: int, settings: CodebookSettings) -> Bottleneck:
+    """One level's bottleneck; `rows` and `settings` matter where there is a codebook, `width` not for `fsq`."""
+    if kind == "vq":
+        return VectorQuantizer(rows, width, settings)
+    if kind == "fsq":
+        return FiniteScalarQuantizer(rows)
+    return Gaussian(width) if kind == "gaussian" else Identity(width)

@@ -65,10 +65,6 @@ class FiniteScalarQuantizer(nn.Module):
             before=rearrange(self._scale(bounded), "b h w d -> b d h w"),
         )
 
-    def codes(self, features: Float[Tensor, "b d h w"]) -> Int[Tensor, "b h w"]:
-        """The rows of encoder outputs."""
-        return self._number(self._bound(rearrange(features, "b d h w -> b h w d").float()).round())
-
     def lookup(self, codes: Int[Tensor, "b h w"]) -> Float[Tensor, "b d h w"]:
         """The points these codes name."""
         return rearrange(self.codebook[codes.long()], "b h w d -> b d h w")

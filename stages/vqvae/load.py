@@ -14,7 +14,7 @@ from stages.vqvae.model import Autoencoder
 
 
 def save_autoencoder(model: Autoencoder, folder: Path, info: dict[str, Any]) -> None:
-    """Write the model to `folder`. `info` (image_size, ...) goes into config.json beside what the model knows itself."""
+    """Write the model to `folder`; `info` (image_size, ...) joins what the model knows itself in config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     size = info.get("image_size")
     about = {
@@ -43,8 +43,7 @@ def load_autoencoder(stage_folder: Path, device: str | torch.device = "cpu") -> 
         raise MissingInputError(f"{stage_folder} holds no trained autoencoder (model/config.json, model.safetensors).")
     try:
         about = json.loads((folder / "config.json").read_text())
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in about["model"].items()}
-        model = Autoencoder(**arguments)
+        model = Autoencoder(**about["model"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # anything a damaged file can raise
         raise DataError(f"{folder} is damaged or no autoencoder: {error}\nTrain it again with --redo vqvae.") from error

@@ -9,18 +9,23 @@ Shapes: b batch, d code width, H W image, h w height and width of a level, k cod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from stages.vqvae.bottleneck import KINDS, Bottleneck, Gaussian, Identity
+from stages.vqvae.bottleneck import Bottleneck, Gaussian, make_bottleneck
 from stages.vqvae.decoder import Decoder
 from stages.vqvae.encoder import Encoder, width_at
 from stages.vqvae.fsq import FiniteScalarQuantizer
 from stages.vqvae.quantized import Quantized
 from stages.vqvae.quantizer import VectorQuantizer
+from stages.vqvae.settings import KINDS, CodebookSettings
 
 
 @dataclass
@@ -44,50 +49,44 @@ class Autoencoder(nn.Module):
         code_widths: d per level; `fsq` has its own.
         channels: of the widest feature maps' finest level (half resolution).
         blocks: residual blocks per factor.
-        metric, decay, gradient: of `VectorQuantizer`.
+        codebook: distance, decay and gradient of `vq`; a mapping of `CodebookSettings`' fields.
     """
 
     def __init__(
         self,
         *,
-        levels: tuple[int, ...] = (16, 8),
+        levels: Sequence[int] = (16, 8),
         bottleneck: str = "vq",
-        codebook_sizes: tuple[int, ...] = (1024, 8192),
-        code_widths: tuple[int, ...] = (8, 8),
+        codebook_sizes: Sequence[int] = (1024, 8192),
+        code_widths: Sequence[int] = (8, 8),
         channels: int = 32,
         blocks: int = 2,
-        metric: str = "cosine",
-        decay: float = 0.99,
-        gradient: str = "straight_through",
+        codebook: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_levels(levels, bottleneck, codebook_sizes, code_widths)
-        self.arguments = {
+        settings = CodebookSettings(**(codebook or {}))
+        self.arguments: dict[str, Any] = {
             "levels": list(levels), "bottleneck": bottleneck, "codebook_sizes": list(codebook_sizes),
-            "code_widths": list(code_widths), "channels": channels, "blocks": blocks, "metric": metric,
-            "decay": decay, "gradient": gradient,
+            "code_widths": list(code_widths), "channels": channels, "blocks": blocks, "codebook": asdict(settings),
         }  # fmt: skip
         self.levels, self.kind = tuple(levels), bottleneck
-        self.bottlenecks = nn.ModuleList()
-        for i in range(len(levels)):
-            part: Bottleneck
-            if bottleneck == "vq":
-                part = VectorQuantizer(codebook_sizes[i], code_widths[i], metric=metric, decay=decay, gradient=gradient)
-            elif bottleneck == "fsq":
-                part = FiniteScalarQuantizer(codebook_sizes[i])
-            else:
-                part = Identity(code_widths[i]) if bottleneck == "none" else Gaussian(code_widths[i])
-            self.bottlenecks.append(part)
-        self.widths = tuple(part.width for part in self.bottlenecks)
+        rows = codebook_sizes if bottleneck in ("vq", "fsq") else [0] * len(levels)
+        parts = [make_bottleneck(bottleneck, k, d, settings) for k, d in zip(rows, code_widths, strict=True)]
+        self.widths = tuple(part.width for part in parts)
+        self.bottlenecks = nn.ModuleList(parts)
         self.encoder = Encoder(self.levels, channels, blocks)
         self.decoder = Decoder(self.levels, channels, blocks, self.widths)
         per_code = 2 if bottleneck == "gaussian" else 1
-        features = [width_at(factor, channels) for factor in levels]
-        self.to_code = nn.ModuleList(
-            nn.Conv2d(c * (1 if i == 0 else 2), per_code * d, 1)
-            for i, (c, d) in enumerate(zip(features, self.widths, strict=True))
-        )
+        # beside its own features a finer level sees the canvas: what the coarser levels have said
+        seen = [width_at(factor, channels) * (1 if i == 0 else 2) for i, factor in enumerate(levels)]
+        self.to_code = nn.ModuleList(nn.Conv2d(c, per_code * d, 1) for c, d in zip(seen, self.widths, strict=True))
         self.absent = nn.ParameterList(nn.Parameter(torch.zeros(d, 1, 1)) for d in self.widths[1:])
+
+    @property
+    def parts(self) -> list[Bottleneck]:
+        """The bottleneck of each level, coarsest first."""
+        return cast(list[Bottleneck], list(self.bottlenecks))
 
     @property
     def reach(self) -> int:
@@ -97,7 +96,7 @@ class Autoencoder(nn.Module):
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """Rows per level; empty where there are no codes."""
-        return tuple(part.rows for part in self.bottlenecks) if self.kind in ("vq", "fsq") else ()
+        return tuple(p.rows for p in self.parts if isinstance(p, VectorQuantizer | FiniteScalarQuantizer))
 
     def forward(
         self, images: Float[Tensor, "b 3 H W"], *, noise: list[Tensor] | None = None, top_every: int = 0
@@ -110,6 +109,8 @@ class Autoencoder(nn.Module):
             top_every: decode every so many images a second time from level 0 alone; 0 for none.
         """
         levels, canvas = self._encode(images, noise)
+        last = len(levels) - 1
+        canvas = self.decoder.grow(self.decoder.add(canvas, levels[last].latents, last), last)
         top = self.decode_latents([levels[0].latents[::top_every]]) if top_every else None
         return Reconstruction(self.decoder.paint(canvas), top, levels)
 
@@ -126,8 +127,14 @@ class Autoencoder(nn.Module):
 
     def decode(self, codes: list[Int[Tensor, "b h w"]]) -> Float[Tensor, "b 3 H W"]:
         """Images in [-1, 1] from the codes of all levels, coarsest first; finer levels left out stay absent."""
-        parts = list(self.bottlenecks)[: len(codes)]
-        return self.decode_latents([part.lookup(c) for part, c in zip(parts, codes, strict=True)])  # type: ignore[operator]
+        if not self.codebooks():
+            raise ValueError(f"bottleneck '{self.kind}' has no codes to decode; `decode_latents` takes what it has.")
+        return self.decode_latents([self.lookup(c, i) for i, c in enumerate(codes)])
+
+    def lookup(self, codes: Int[Tensor, "b h w"], level: int) -> Float[Tensor, "b d h w"]:
+        """The latents these codes of one level stand for."""
+        rows: Tensor = rearrange(F.embedding(codes.long(), self.codebooks()[level]), "b h w d -> b d h w")
+        return rows
 
     def decode_top(self, codes: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 H W"]:
         """The stand-alone coarse image of level 0."""
@@ -148,7 +155,7 @@ class Autoencoder(nn.Module):
 
     def codebooks(self) -> list[Float[Tensor, "k d"]]:
         """The rows of each level; empty where there are none."""
-        return [part.codebook for part in self.bottlenecks] if self.kind in ("vq", "fsq") else []
+        return [p.codebook for p in self.parts if isinstance(p, VectorQuantizer | FiniteScalarQuantizer)]
 
     def follow(self, seed: int, *, revive: bool = True) -> dict[str, Tensor]:
         """Let the codebooks follow what was seen since the last call; once per optimizer step, on all processes.
@@ -161,7 +168,7 @@ class Autoencoder(nn.Module):
             `level<i>_revived`: rows drawn anew.
         """
         revived = {}
-        for i, part in enumerate(self.bottlenecks):
+        for i, part in enumerate(self.parts):
             if isinstance(part, VectorQuantizer):
                 part.follow(seed + i, revive=revive)
                 revived[f"level{i}_revived"] = part.revived.clone()
@@ -169,26 +176,25 @@ class Autoencoder(nn.Module):
 
     def forget(self) -> None:
         """Drop what was seen since the last `follow`, before a step is tried again."""
-        for part in self.bottlenecks:
+        for part in self.parts:
             if isinstance(part, VectorQuantizer):
                 part.forget()
 
-    def _encode(self, images: Tensor, noise: list[Tensor] | None = None) -> tuple[list[Quantized], Tensor]:
-        """All levels, and the canvas at half resolution with all of them on it."""
+    def _encode(self, images: Tensor, noise: list[Tensor] | None = None) -> tuple[list[Quantized], Tensor | None]:
+        """All levels, and the canvas with all but the last of them on it."""
         images = images.contiguous(memory_format=torch.channels_last)
         levels: list[Quantized] = []
         canvas: Tensor | None = None
         for i, features in enumerate(self.encoder(images)):
             known = features if canvas is None else torch.cat([features, canvas], dim=1)
-            z = self.to_code[i](known)
-            extra = {} if noise is None or self.kind != "gaussian" else {"noise": noise[i]}
-            levels.append(self.bottlenecks[i](z, **extra))
-            canvas = self.decoder.grow(self.decoder.add(canvas, levels[-1].latents, i), i)
-        assert canvas is not None
+            part, z = self.parts[i], self.to_code[i](known)
+            levels.append(part(z, noise[i]) if noise is not None and isinstance(part, Gaussian) else part(z))
+            if i + 1 < len(self.levels):
+                canvas = self.decoder.grow(self.decoder.add(canvas, levels[-1].latents, i), i)
         return levels, canvas
 
 
-def check_levels(levels: tuple[int, ...], bottleneck: str, sizes: tuple[int, ...], widths: tuple[int, ...]) -> None:
+def check_levels(levels: Sequence[int], bottleneck: str, sizes: Sequence[int], widths: Sequence[int]) -> None:
     """ValueError, with what to write instead, unless these describe an autoencoder."""
     if bottleneck not in KINDS:
         raise ValueError(f"bottleneck is one of {', '.join(KINDS)}; got '{bottleneck}'.")
@@ -197,5 +203,5 @@ def check_levels(levels: tuple[int, ...], bottleneck: str, sizes: tuple[int, ...
         raise ValueError(f"levels are falling powers of two such as [16, 8], coarsest first; got {list(levels)}.")
     if len(widths) != len(levels) or (bottleneck in ("vq", "fsq") and len(sizes) != len(levels)):
         raise ValueError(
-            f"{len(levels)} levels need {len(levels)} code_widths and codebook_sizes; got {list(widths)}, {list(sizes)}."
+            f"{len(levels)} levels need as many code_widths and codebook_sizes; got {list(widths)} and {list(sizes)}."
         )

@@ -16,7 +16,7 @@ SCORES_GPU = 2**25
 
 
 @torch.no_grad()
-def nearest(vectors: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> Int[Tensor, "n"]:
+def nearest(vectors: Float[Tensor, "n d"], codebook: Float[Tensor, "k d"]) -> Int[Tensor, " n"]:
     """Index of the row with the smallest euclidean distance; of equal rows the first.
 
     argmin |v - e|^2 = argmax v.e - |e|^2 / 2. Always fp32: autocast would round the products to bf16 and change codes.

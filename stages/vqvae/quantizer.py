@@ -22,22 +22,16 @@ from torch import Tensor, nn
 
 from stages.vqvae.nearest import nearest
 from stages.vqvae.quantized import Quantized
+from stages.vqvae.settings import CodebookSettings
 
 _GOLDEN = 0.6180339887498949  # steps of the golden ratio fill the unit interval evenly
 _PLASTIC = 0.7548776662466927  # and those of the plastic number do so independently of it
 
 
 class VectorQuantizer(nn.Module):
-    """`rows` codes of `width` numbers.
+    """`rows` codes of `width` numbers each: 8 are enough for `cosine`, the papers' `euclidean` takes 64.
 
-    Args:
-        rows: k, the size of the codebook.
-        width: d. Small (8) for `cosine`, 64 in the papers of `euclidean`.
-        metric: `cosine` puts vectors and rows on the sphere of radius sqrt(d) (ViT-VQGAN, Yu et al. 2021, section
-            3.2), so latents have unit mean square; `euclidean` leaves them as they are.
-        decay: of the EMA, per optimizer step.
-        dead_below: a row used less than this share of the mean use is dead and is drawn anew.
-        gradient: `straight_through`, or `rotation` (rotation trick, Fifty et al. 2024, arXiv 2410.06424, section 4).
+    For `cosine` vectors and rows lie on the sphere of radius sqrt(width), so latents have unit mean square.
     """
 
     codebook: Tensor
@@ -47,24 +41,10 @@ class VectorQuantizer(nn.Module):
     revived: Tensor
     pending: Tensor
 
-    def __init__(
-        self,
-        rows: int,
-        width: int,
-        *,
-        metric: str = "cosine",
-        decay: float = 0.99,
-        dead_below: float = 0.1,
-        gradient: str = "straight_through",
-    ) -> None:
+    def __init__(self, rows: int, width: int, settings: CodebookSettings | None = None) -> None:
         super().__init__()
-        if metric not in ("cosine", "euclidean") or gradient not in ("straight_through", "rotation"):
-            raise ValueError(
-                f"metric is 'cosine' or 'euclidean', gradient 'straight_through' or 'rotation'; got '{metric}' and "
-                f"'{gradient}'."
-            )
-        self.rows, self.width, self.metric, self.decay = rows, width, metric, decay
-        self.dead_below, self.gradient = dead_below, gradient
+        self.rows, self.width = rows, width
+        self.settings = settings or CodebookSettings()
         self.register_buffer("codebook", self.place(torch.randn(rows, width)))
         self.register_buffer("ema_counts", torch.zeros(rows))  # all dead: the first step draws all from the data
         self.register_buffer("ema_sums", torch.zeros(rows, width))
@@ -75,12 +55,13 @@ class VectorQuantizer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move between devices, stay fp32: a model cast to bf16 as a whole would round its codebook away."""
-        return super()._apply(lambda t: t.to(fn(t).device) if t.is_floating_point() else fn(t), recurse)
+        moved: Self = super()._apply(lambda t: t.to(fn(t).device) if t.is_floating_point() else fn(t), recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     def place(self, vectors: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Encoder outputs in the codebook's own space: onto the sphere for `cosine`."""
-        if self.metric == "cosine":
-            return F.normalize(vectors, dim=-1) * self.width**0.5
+        if self.settings.metric == "cosine":
+            vectors = F.normalize(vectors, dim=-1) * self.width**0.5
         return vectors
 
     def forward(self, features: Float[Tensor, "b d h w"]) -> Quantized:
@@ -93,26 +74,22 @@ class VectorQuantizer(nn.Module):
                 self.count(flat.detach(), codes)
             rows = F.embedding(codes, self.codebook)
             commitment = F.mse_loss(flat, rows)
-            passed = rotate(flat, rows) if self.gradient == "rotation" else flat + (rows - flat).detach()
-        shape = z.shape[:3]
+            passed = rotate(flat, rows) if self.settings.gradient == "rotation" else flat + (rows - flat).detach()
+        b, h, w, _ = z.shape
         return Quantized(
-            latents=rearrange(passed.unflatten(0, shape), "b h w d -> b d h w"),
-            codes=codes.unflatten(0, shape),
+            latents=rearrange(passed, "(b h w) d -> b d h w", b=b, h=h, w=w),
+            codes=rearrange(codes, "(b h w) -> b h w", b=b, h=h, w=w),
             loss=commitment,
             before=rearrange(z, "b h w d -> b d h w"),
         )
 
-    def codes(self, features: Float[Tensor, "b d h w"]) -> Int[Tensor, "b h w"]:
-        """The nearest rows of encoder outputs."""
-        z = self.place(rearrange(features, "b d h w -> b h w d").float())
-        return nearest(rearrange(z, "b h w d -> (b h w) d"), self.codebook).unflatten(0, z.shape[:3])
-
     def lookup(self, codes: Int[Tensor, "b h w"]) -> Float[Tensor, "b d h w"]:
         """The rows of the codebook these codes name."""
-        return rearrange(F.embedding(codes.long(), self.codebook), "b h w d -> b d h w")
+        rows: Tensor = rearrange(F.embedding(codes.long(), self.codebook), "b h w d -> b d h w")
+        return rows
 
     @torch.no_grad()
-    def count(self, vectors: Float[Tensor, "n d"], codes: Int[Tensor, "n"]) -> None:
+    def count(self, vectors: Float[Tensor, "n d"], codes: Int[Tensor, " n"]) -> None:
         """Add vectors to the statistics of this optimizer step, and draw this process's share of candidates."""
         sums, drawn, counts = self._pending_views()
         sums.index_add_(0, codes, vectors)
@@ -141,12 +118,12 @@ class VectorQuantizer(nn.Module):
         sums, drawn, counts = self._pending_views()
         finite = torch.isfinite(self.pending.sum())
         self.pending.masked_fill_(~finite, 0.0)
-        self.ema_counts.lerp_(counts, 1 - self.decay)
-        self.ema_sums.lerp_(sums, 1 - self.decay)
+        self.ema_counts.lerp_(counts, 1 - self.settings.decay)
+        self.ema_sums.lerp_(sums, 1 - self.settings.decay)
         fresh = self.place(self.ema_sums / self.ema_counts.clamp(min=1e-6)[:, None])
         self.codebook.copy_(torch.where(self.ema_counts[:, None] > 1e-6, fresh, self.codebook))
         if revive:
-            self._revive(drawn, self.dead_below * counts.mean(), seed)
+            self._revive(drawn, self.settings.dead_below * counts.mean(), seed)
         self.steps += 1
         self.forget()
 
@@ -165,8 +142,9 @@ class VectorQuantizer(nn.Module):
         self.ema_sums.copy_(torch.where(dead[:, None], self.codebook * start, self.ema_sums))
 
     def _pending_views(self) -> tuple[Tensor, Tensor, Tensor]:
-        sums, drawn, counts = self.pending.split([self.rows * self.width, self.rows * self.width, self.rows])
-        return sums.unflatten(0, (self.rows, -1)), drawn.unflatten(0, (self.rows, -1)), counts
+        size = self.rows * self.width
+        sums, drawn = rearrange(self.pending[: 2 * size], "(two k d) -> two k d", two=2, k=self.rows)
+        return sums, drawn, self.pending[2 * size :]
 
 
 def rotate(vectors: Float[Tensor, "n d"], rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -181,4 +159,5 @@ def rotate(vectors: Float[Tensor, "n d"], rows: Float[Tensor, "n d"]) -> Float[T
         scale = rows.norm(dim=-1, keepdim=True) / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     reflected = 2 * r * (vectors * r).sum(-1, keepdim=True)
     turned = 2 * q_unit * (vectors * v_unit).sum(-1, keepdim=True)
-    return scale * (vectors - reflected + turned)
+    rotated: Tensor = scale * (vectors - reflected + turned)
+    return rotated
