@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.artifacts import is_finished
+from pipeline.config import load_recipe
 from pipeline.errors import ConfigError, MissingInputError
 from pipeline.schema import did_you_mean
 
@@ -26,13 +27,19 @@ def run_folder(text: str) -> Path:
     raise ConfigError(f"no run folder at '{text}' or '{runs / text}'.{hint}")
 
 
-def finished_stage(run: Path, *names: str) -> Path:
-    """The first finished stage folder of a run among `names`; raises MissingInputError saying what to run."""
-    for name in names:
-        if is_finished(run / name):
-            return run / name
-    wanted = " or ".join(f"'{name}'" for name in names)
+def finished_stage(run: Path, name: str) -> Path:
+    """The finished folder of a run's stage, made by it or named under `use` in its recipe.
+
+    Raises:
+        MissingInputError: it is not finished; says what to run.
+    """
     recipe = run / "recipe.yaml"
+    folders = [run / name]
+    if recipe.is_file() and (used := load_recipe(recipe).use.get(name)):
+        folders.append(Path(used))
+    for folder in folders:
+        if is_finished(folder):
+            return folder
     raise MissingInputError(
-        f"{run} has no finished stage {wanted}.\nRun it first:  tessera run {recipe if recipe.is_file() else 'RECIPE'}"
+        f"{run} has no finished stage '{name}'.\nRun it first:  tessera run {recipe if recipe.is_file() else 'RECIPE'}"
     )

@@ -47,7 +47,8 @@ def call(arguments: argparse.Namespace) -> int:
     painter = Painter.load(run, with_=arguments.with_, device=arguments.device)
     labels = [class_number(text, painter.classes, run) for text in arguments.classes or []]
     began = time.monotonic()
-    rows = [_paint(painter, label, arguments) for label in labels or [None]]
+    wanted: list[int | None] = [*labels] or [None]
+    rows = [_paint(painter, label, arguments) for label in wanted]
     asked = _asked(arguments, run, labels, painter.classes)
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
     out = arguments.out or run / "painted" / _folder_name(arguments)
