@@ -5,6 +5,8 @@ Shapes: b batch, c channels, H W image, h w grid of patches.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class PatchDiscriminator(nn.Module):
         self.enter = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, padding=1), nn.LeakyReLU(0.2))
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 4, stride=2, padding=1), PixelNorm(b), nn.LeakyReLU(0.2))
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.logit = nn.Conv2d(widths[-1], 1, 3, padding=1)
 

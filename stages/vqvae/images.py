@@ -1,4 +1,4 @@
-"""Stored pictures to training crops and back. The same scale for training, evaluation and codes; only the place differs.
+"""Stored pictures to crops and back. Training, evaluation and codes use the same scale; only the place differs.
 
 Shapes: b batch, h w height and width in pixels.
 """

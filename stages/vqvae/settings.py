@@ -27,3 +27,36 @@ class CodebookSettings:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}; got '{getattr(self, name)}'.")
         if not 0 < self.decay < 1 or not 0 <= self.dead_below < 1:
             raise ValueError(f"decay is in (0, 1) and dead_below in [0, 1); got {self.decay} and {self.dead_below}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Weights of the autoencoder's losses, on images in [-1, 1]."""
+
+    l1: float = 1.0
+    """Mean absolute error per pixel."""
+    mse: float = 2.0
+    """Mean squared error per pixel: what PSNR measures."""
+    multiscale: float = 0.5
+    """Mean absolute error after area-downsampling by 2, 4 and 8."""
+    commitment: float = 0.25
+    """Squared distance of encoder outputs to their codes (`vq`)."""
+    kl: float = 1e-3
+    """Nats per latent value (`gaussian`)."""
+    top: float = 0.25
+    """The same pixel losses for the picture decoded from level 0 alone; 0 switches it off."""
+    adversarial: float = 0.0
+    """Patch discriminator, once ramped in; 0 for none."""
+    feature_matching: float = 2.0
+    """Mean absolute error between the discriminator's feature maps, times the discriminator's own weight."""
+    adversarial_start: float = 0.5
+    """Share of the steps after which the discriminator's influence ramps in; it starts to learn half as early."""
+    adversarial_ramp: float = 0.1
+    """Share of the steps the ramp takes."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ValueError(f"loss.{name} must not be negative; got {value}.")
+        if self.l1 + self.mse + self.multiscale == 0:
+            raise ValueError("loss.l1, loss.mse and loss.multiscale are all 0: nothing asks for a reconstruction.")

@@ -37,7 +37,8 @@ def reconstruct(
     height, width = images.shape[2:]
     padded = pad_to_multiple(images, unit)
     if not tile or max(padded.shape[2:]) <= tile:
-        return model(padded).images[:, :, :height, :width]
+        whole: Tensor = model(padded).images
+        return whole[:, :, :height, :width]
     border = _round_up(model.reach if overlap is None else overlap, unit)
     result = torch.empty_like(padded)
     for rows, seen_rows in _spans(padded.shape[2], _round_up(tile, unit), border):
