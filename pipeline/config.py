@@ -191,4 +191,13 @@ def check(recipe: Recipe, stages: Iterable[Stage]) -> dict[str, Any]:
                     f"{recipe.place(name)}: stage '{name}' reads '{need}', which this recipe neither makes nor uses. "
                     f"Add a section '{need}:', or  use: {{{need}: runs/OTHER/{need}}}."
                 )
+        _check_together(recipe, stage, name, found[name])
     return found
+
+
+def _check_together(recipe: Recipe, stage: Stage, name: str, cfg: Any) -> None:
+    if stage.check is not None:
+        try:
+            stage.check(cfg, recipe)
+        except ValueError as error:
+            raise ConfigError(f"{recipe.place(name)} (section {name}): {error}") from error

@@ -25,6 +25,7 @@ from pipeline.tar_writer import TarWriter
 DATASET = "dataset.json"
 FORMAT = 1
 REMOTE = ("http://", "https://", "s3://", "hf://")
+_URL = re.compile(r"^(https?|s3|hf):/+(?=[^/])")  # a URL that went through Path has lost a slash
 _SPLIT = re.compile(r"(?:^|[-_./])(train|valid|validation|val|test|unseen)(?=[-_.]|$)")
 
 
@@ -96,7 +97,7 @@ def open_shards(root: str | Path) -> ShardSet:
         ConfigError: no such folder, no tars in it, or a URL without `dataset.json`.
         DataError: `dataset.json` is unreadable, a shard it lists is missing, or a foreign tar is damaged.
     """
-    text = str(root).rstrip("/")
+    text = _URL.sub(r"\1://", str(root)).rstrip("/")
     if is_remote(text):
         return _listed(text, _read_json(f"{text}/{DATASET}"))
     folder = Path(text).expanduser()

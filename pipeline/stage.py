@@ -34,3 +34,5 @@ class Stage:
     """`run(cfg, inputs, out)` returns JSON results for the manifest; raises `Stopped` when stopped before the end."""
     distributed: bool = False
     """Whether several processes may enter `run` together (RANK and WORLD_SIZE set)."""
+    check: Callable[[Any, Recipe], None] | None = None
+    """`check(cfg, recipe)` raises ValueError for what a config alone cannot know, such as the image size of the shards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,11 @@ class Model:
 @dataclass(frozen=True, kw_only=True)
 class Nothing:
     pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anything:
+    size: int = 64
 
 
 MODEL = Stage(name="vqvae", config=Model, needs=lambda _: ("shards",), makes=("model",), run=lambda *_: {})
@@ -166,6 +171,17 @@ def test_a_wrong_override_is_placed_on_the_command_line(recipe_file: Any) -> Non
 def test_a_missing_input_stage_is_named(recipe_file: Any) -> None:
     with pytest.raises(ConfigError, match=r"stage 'vqvae' reads 'shards', which this recipe neither makes nor uses"):
         configured(recipe_file("vqvae: {}\n"))
+
+
+def test_a_stage_may_check_its_config_against_the_recipe(recipe_file: Any) -> None:
+    def divides(cfg: Model, recipe: Recipe) -> None:
+        if (size := recipe.sections["shards"]["size"]) % cfg.levels[0]:
+            raise ValueError(f"shards.size must be a multiple of {cfg.levels[0]}; got {size}.")
+
+    checked = replace(MODEL, check=divides)
+    recipe = load_recipe(recipe_file("shards: {size: 40}\nvqvae: {}\n"))
+    with pytest.raises(ConfigError, match=r"mine.yaml:2 .section vqvae.: shards.size must be a multiple of 16; got 40"):
+        check(recipe, (replace(SHARDS, config=Anything), checked))
 
 
 def test_shards_that_exist_are_used_and_not_made(recipe_file: Any) -> None:
