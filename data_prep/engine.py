@@ -84,8 +84,9 @@ class _Done:
 
     def report(self, items: int) -> None:
         """Progress; workers are ahead of the shards that are finished, so a lower number is held back."""
-        self._reported = max(self._reported, items)
-        self._report(self._reported, self.total)
+        if items > self._reported:
+            self._reported = items
+            self._report(items, self.total)
 
     def report_within(self, items: int) -> None:
         """Progress of the shard being written here."""
@@ -155,6 +156,7 @@ def _close(cfg: ShardsConfig, listing: Listing, plans: list[ShardPlan], done: _D
     assert samples + len(rejects) == len(listing.items)
     if not any(shard.samples for shard in shards if shard.split == "train"):
         raise DataError(f"no usable image of {cfg.source} is left for the split 'train'.")
+    sweep(out)  # a worker of a killed run may have opened a file after this run's first sweep
     write_report(out, rejects)
     reasons = {"total": len(rejects), "reasons": counts(rejects)}
     modalities = sorted({"image"} | {_MODALITIES[e] for e in done.extensions if e in _MODALITIES})

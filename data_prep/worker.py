@@ -81,6 +81,7 @@ def begin_worker(make: Make, counter: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
+    _end_with_parent(timeout=0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def step() -> None:
@@ -95,9 +96,8 @@ def write_in_worker(task: ShardTask) -> Shard:
     return task.write(_worker["make"], _worker["progress"])
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(timeout: float | None = None) -> None:
     """A killed parent leaves no orphan that writes into a folder another run may own by then."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for([parent.sentinel])
+    if parent is not None and wait_for([parent.sentinel], timeout):
         os._exit(1)

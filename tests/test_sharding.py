@@ -19,7 +19,7 @@ from data_prep import shard
 from data_prep.config import ShardsConfig
 from data_prep.rejects import REASONS
 from data_prep.verify import verify
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, TesseraError
 from pipeline.samples import decode_image, decode_member, image_member
 from pipeline.shard_index import open_shards, scan_tar
 from tests.source_folders import class_folders, encoded, fuzzed_folder, photo, save
@@ -279,3 +279,61 @@ def test_decoding_at_a_reduced_scale_stays_close_to_the_whole_picture() -> None:
     quick = scaled(decode_image(payload, min_side=72), 72).astype(float)
     whole = scaled(decode_image(payload), 72).astype(float)
     assert quick.shape == whole.shape and np.abs(quick - whole).mean() < 1.5
+
+
+def _live_processes_of_group(group: int) -> list[str]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] not in "ZX":
+            found.append(status.parent.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_killed_parent(folder: Path, tmp_path: Path) -> None:
+    cfg = config(folder, workers=2, shard_samples=1)
+    process = multiprocessing.get_context("fork").Process(target=_shard_in_own_group, args=(cfg, tmp_path, 5))
+    process.start()
+    assert process.pid is not None
+    deadline = time.monotonic() + 20
+    while len(_live_processes_of_group(process.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    begun = len(_live_processes_of_group(process.pid))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert begun >= 3
+    while _live_processes_of_group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _live_processes_of_group(process.pid) == []
+
+
+def test_a_worker_that_dies_is_one_clear_error_and_the_rerun_finishes(folder: Path, tmp_path: Path) -> None:
+    shard(config(folder), tmp_path / "undisturbed")
+
+    def kill_a_worker(done: int, total: int) -> None:
+        for child in multiprocessing.active_children()[:1]:
+            child.kill()
+
+    with pytest.raises(TesseraError, match=r"a worker process died.*workers=1"):
+        shard(config(folder, workers=2), tmp_path / "out", kill_a_worker)
+    shard(config(folder, workers=2), tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_leaves_no_process_and_no_half_file(folder: Path, tmp_path: Path, workers: int) -> None:
+    class Stop(BaseException):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done > 0:
+            raise Stop
+
+    with pytest.raises(Stop):
+        shard(config(folder, workers=workers, shard_samples=3), tmp_path, stop)
+    assert multiprocessing.active_children() == []
+    assert not [name for name in files_of(tmp_path) if ".part-" in name or name == "dataset.json"]
