@@ -1,0 +1,31 @@
+"""Birds as a source: exact counts, and held-out pairs only in `unseen`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_prep import shard
+from data_prep.birds import SPECIES, describe, is_unseen
+from data_prep.verify import verify
+from pipeline.shard_index import open_shards
+from tests.test_sharding import config, files_of, samples_of
+
+
+def test_held_out_pairs_are_in_unseen_and_nowhere_else(tmp_path: Path) -> None:
+    results = shard(config("birds", count=60, val=0.2, shard_samples=30, workers=2), tmp_path)
+
+    samples = samples_of(tmp_path)
+    assert verify(tmp_path) == [] and open_shards(tmp_path).info["classes"] == list(SPECIES)
+    counts = {name: split["samples"] for name, split in results["splits"].items()}
+    assert counts["train"] + counts["val"] == 60 and counts["unseen"] == 12
+    for source, sample in samples.items():
+        scene = describe(0, int(source.rpartition("/")[2]))
+        assert is_unseen(scene) == (sample["split"] == "unseen")
+        assert sample["cls"] == list(SPECIES).index(scene.species)
+        assert sample["jpg"].shape == (36, 36, 3)  # type: ignore[attr-defined]
+
+
+def test_birds_are_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
+    for workers in (1, 3):
+        shard(config("birds", count=20, workers=workers), tmp_path / str(workers))
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
