@@ -182,7 +182,7 @@ def check(recipe: Recipe, stages: Iterable[Stage]) -> dict[str, Any]:
     if not recipe.sections:
         raise ConfigError(f"{recipe.path}: no stage to run. Add a section: {', '.join(known)}.")
     found = {name: stage_config(recipe, stage, name) for stage in stages for name in instances(recipe, stage)}
-    for name in found:
+    for name, cfg in found.items():
         stage = stage_of(name, stages)
         assert stage is not None
         for need in stage.needs(recipe):
@@ -191,7 +191,7 @@ def check(recipe: Recipe, stages: Iterable[Stage]) -> dict[str, Any]:
                     f"{recipe.place(name)}: stage '{name}' reads '{need}', which this recipe neither makes nor uses. "
                     f"Add a section '{need}:', or  use: {{{need}: runs/OTHER/{need}}}."
                 )
-        _check_together(recipe, stage, name, found[name])
+        _check_together(recipe, stage, name, cfg)
     return found
 
 

@@ -35,4 +35,4 @@ class Stage:
     distributed: bool = False
     """Whether several processes may enter `run` together (RANK and WORLD_SIZE set)."""
     check: Callable[[Any, Recipe], None] | None = None
-    """`check(cfg, recipe)` raises ValueError for what a config alone cannot know, such as the image size of the shards."""
+    """`check(cfg, recipe)` raises ValueError for what a config alone cannot know, such as the shards' size."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import Recipe
 from pipeline.stage import Stage
 from stages.vqvae.config import VQVAEConfig
 
@@ -16,6 +17,13 @@ def run(cfg: VQVAEConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     return train_autoencoder(cfg, inputs["shards"], out)
 
 
+def check(cfg: VQVAEConfig, recipe: Recipe) -> None:
+    """The size of shards that this recipe makes must divide into the coarsest level's patches."""
+    size = recipe.sections.get("shards", {}).get("size")
+    if cfg.image_size is None and isinstance(size, int):
+        cfg.check_size(size)
+
+
 STAGE = Stage(
     name="vqvae",
     config=VQVAEConfig,
@@ -23,4 +31,5 @@ STAGE = Stage(
     makes=("model",),
     run=run,
     distributed=True,
+    check=check,
 )
