@@ -50,6 +50,7 @@ class Backend:
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if cfg.zero_stage:
             _prepare_deepspeed_environment(on_cpu)
+        group = ("gloo" if on_cpu else "nccl") if "LOCAL_RANK" in os.environ else None  # a lone process has no group
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()  # a stage that ran before in this process may have asked for another mode
         accelerator = Accelerator(
@@ -57,9 +58,7 @@ class Backend:
             mixed_precision="no",  # autocast is ours: the quantizer switches it off around the search
             deepspeed_plugin=_deepspeed_plugin(cfg.zero_stage) if cfg.zero_stage else None,
             kwargs_handlers=[
-                InitProcessGroupKwargs(
-                    backend="gloo" if on_cpu else "nccl", timeout=timedelta(seconds=cfg.timeout_seconds)
-                ),
+                InitProcessGroupKwargs(backend=group, timeout=timedelta(seconds=cfg.timeout_seconds)),
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],
         )
