@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-_MEMORY = (
-    0.8  # share of the old rate kept at each reading: the time left follows a change of speed within a few readings
-)
+_MEMORY = 0.8  # share of the old rate kept at each reading: a change of speed shows within a few readings
 
 
 class Progress:
@@ -26,7 +24,7 @@ class Progress:
     Args:
         total: steps in all.
         title: first word of the line.
-        items_per_step: images (or samples) in one step; 0 leaves the rate out.
+        items_per_step: images in one step; 0 leaves the rate out.
         start: steps already done before this process began (a resumed run): they do not count for the rate.
         every_seconds: time between plain lines where the stream is no terminal.
         stream: where to write; standard error by default.
@@ -39,19 +37,17 @@ class Progress:
         *,
         title: str,
         items_per_step: int = 0,
-        item: str = "images",
         start: int = 0,
         every_seconds: float = 10.0,
         stream: TextIO | None = None,
         shown: bool = True,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.title, self.items_per_step, self.item = total, title, items_per_step, item
-        self.every_seconds, self.stream, self.shown, self.clock = every_seconds, stream or sys.stderr, shown, clock
+        self.total, self.title, self.items_per_step = total, title, items_per_step
+        self.every_seconds, self.stream, self.shown = every_seconds, stream or sys.stderr, shown
         self.step = start
         self._metrics: dict[str, float] = {}
-        self._read_at, self._read_step, self._rate = clock(), start, 0.0
-        self._line_at = clock()
+        self._read_at, self._read_step, self._rate = time.monotonic(), start, 0.0
+        self._line_at = time.monotonic()
         self._bar: RichProgress | None = None
         self._bar_id: TaskID | None = None
         if shown and self.stream.isatty():
@@ -64,7 +60,7 @@ class Progress:
             return
         if metrics:
             self._metrics = {name: float(value) for name, value in metrics.items()}
-        now = self.clock()
+        now = time.monotonic()
         if now - self._read_at >= min(1.0, self.every_seconds) or step >= self.total:
             self._read_rate(now)
         if self._bar is not None and self._bar_id is not None:
@@ -79,14 +75,14 @@ class Progress:
         parts += [f"{name} {value:.4g}" for name, value in list(self._metrics.items())[:5]]
         if self._rate > 0:
             if self.items_per_step:
-                parts.append(f"{self._rate * self.items_per_step:.4g} {self.item}/s")
+                parts.append(f"{self._rate * self.items_per_step:.4g} images/s")
             if self.step < self.total:
                 parts.append(f"{as_clock((self.total - self.step) / self._rate)} left")
         return "  ".join(parts)
 
     @property
-    def items_per_second(self) -> float:
-        """Items per second over the last readings; 0 before the first."""
+    def images_per_second(self) -> float:
+        """Images per second over the last readings; 0 before the first."""
         return self._rate * self.items_per_step
 
     def note(self, text: str) -> None:

@@ -11,8 +11,6 @@ import json
 import logging
 import math
 import os
-import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +18,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.progress import Progress, as_clock
+from pipeline.progress import Progress
+from pipeline.wandb_run import Made, made_by, open_wandb, redact, use
 
-__all__ = ["METRICS", "Made", "Progress", "Tracker", "TrackingConfig", "as_clock", "made_by", "read_metrics", "redact"]
+__all__ = ["METRICS", "Made", "Progress", "Tracker", "TrackingConfig", "made_by", "read_metrics"]
 
 METRICS = "metrics.jsonl"
-WANDB_ID = "wandb_id.json"
 MODES = ("auto", "offline", "online", "disabled")
-_SECRET_NAME = re.compile(r"token$|secret|password|passwd|api_?key|credential", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"hf_\w{16,}|AKIA[0-9A-Z]{12,}|\b[0-9a-f]{40}\b|(?<=://)[^/@\s]+(?=@)")
 _log = logging.getLogger(__name__)
 
 
@@ -55,49 +51,14 @@ class TrackingConfig:
         return "online" if key and self.mode in ("auto", "online") else "offline"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """Something a stage made that another may use: an artifact of W&B."""
-
-    name: str
-    kind: str
-    paths: tuple[Path, ...]
-    metadata: Mapping[str, Any]
-
-    def to_wandb(self) -> Any:
-        """The same files give the same digest, so W&B joins the stage that made them to the stages that use them."""
-        import wandb
-
-        artifact = wandb.Artifact(self.name, type=self.kind, metadata=redact(dict(self.metadata)))
-        for path in self.paths:
-            if path.is_dir():
-                artifact.add_dir(str(path), name=path.name, policy="immutable", skip_cache=True)
-            else:
-                artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)
-        return artifact
-
-
-def made_by(folder: Path) -> Made | None:
-    """What a finished stage folder (or a folder of shards) offers: its `model/`, else the description of its data.
-
-    Shards and codes are described, never uploaded.
-    """
-    name = re.sub(r"[^\w.-]", "-", f"{folder.resolve().parent.name}-{folder.resolve().name}")[-120:]
-    if (folder / "model").is_dir():
-        return Made(name=name, kind="model", paths=(folder / "model",), metadata={})
-    if (folder / "dataset.json").is_file():
-        return Made(name=name, kind="dataset", paths=(folder / "dataset.json",), metadata={})
-    return None
-
-
 class Tracker:
     """Follows one stage of one run. Only the main process tracks; elsewhere every call does nothing.
 
     Use `Tracker.start`, then `log`, `images`, `table`, `artifact`, and `finish` at the end.
     """
 
-    def __init__(self, out: Path | None) -> None:
-        self.out = out
+    def __init__(self, out: Path | None, inputs: tuple[Path, ...] = ()) -> None:
+        self.out, self.inputs = out, inputs
         self._file: IO[str] | None = None
         self._run: Any = None
         self._accelerator: Any = None
@@ -105,7 +66,13 @@ class Tracker:
 
     @classmethod
     def start(
-        cls, out: Path, cfg: TrackingConfig, stage: str, config: Mapping[str, Any], backend: Any | None = None
+        cls,
+        out: Path,
+        cfg: TrackingConfig,
+        stage: str,
+        config: Mapping[str, Any],
+        backend: Any | None = None,
+        inputs: Mapping[str, Path] | None = None,
     ) -> Tracker:
         """Open metrics.jsonl and, unless disabled, a W&B run that goes on where an earlier process of this stage left.
 
@@ -114,18 +81,20 @@ class Tracker:
             stage: the job type.
             config: the stage's config as plain data; secrets in it are blanked.
             backend: anything with `is_main` and `accelerator`; None for a stage of one process without Accelerate.
+            inputs: the stage's inputs; with what the stage made they become W&B artifacts when it has finished.
         """
         if backend is not None and not backend.is_main:
             return cls(None)
-        tracker = cls(out)
+        tracker = cls(out, tuple((inputs or {}).values()))
         out.mkdir(parents=True, exist_ok=True)
         tracker._open_file()
         if cfg.wandb_mode() != "disabled":
-            tracker._try("wandb", lambda: tracker._open_wandb(cfg, stage, redact(dict(config)), backend))
+            accelerator = getattr(backend, "accelerator", None)
+            tracker._try("wandb", lambda: tracker._open_wandb(cfg, stage, redact(dict(config)), accelerator))
         return tracker
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
-        """One line of metrics.jsonl and one W&B row. Values are numbers or one-element tensors; nan and inf become null."""
+        """One line of metrics.jsonl, one W&B row. Values: numbers or one-element tensors; nan and inf become null."""
         if self.out is None:
             return
         values = {name: _number(value) for name, value in metrics.items()}
@@ -171,20 +140,15 @@ class Tracker:
         metadata: Mapping[str, Any] | None = None,
         uses: Iterable[Made | None] = (),
     ) -> None:
-        """Record what this stage made and what it used for it; offline this is written down and joined on `wandb sync`."""
+        """Record what this stage made and what it used for it; `wandb sync` joins what was recorded offline."""
         if self.out is None:
             return
         inputs = [made for made in uses if made is not None]
         paths = (files,) if isinstance(files, Path) else tuple(files)
         lineage = {"uses": [made.name for made in inputs], **(metadata or {})}
-        self._wandb(lambda run: [_use(run, made) for made in inputs])
+        for used in inputs:
+            self._wandb(lambda run, used=used: use(run, used))  # type: ignore[misc]
         self._wandb(lambda run: run.log_artifact(Made(name=name, kind=kind, paths=paths, metadata=lineage).to_wandb()))
-
-    def lineage(self, inputs: Iterable[Path], made: Path | None = None) -> None:
-        """The same, read off folders: `inputs` are stage folders this stage read, `made` the folder it filled."""
-        mine = made_by(made or self.out) if self.out is not None else None
-        if mine is not None:
-            self.artifact(mine.name, mine.kind, mine.paths, mine.metadata, [made_by(Path(folder)) for folder in inputs])
 
     def cut_back(self, step: int) -> None:
         """Forget every line after `step` (and a line a kill left half written): training resumes from there."""
@@ -198,6 +162,9 @@ class Tracker:
 
     def finish(self, status: str = "finished") -> None:
         """Close everything. `status` is `finished`, `stopped` (on request, will be resumed) or `failed`."""
+        made = made_by(self.out) if self.out is not None and status == "finished" and self._run is not None else None
+        if made is not None:
+            self.artifact(made.name, made.kind, made.paths, uses=map(made_by, self.inputs))
         self._wandb(lambda run: run.summary.update({"status": status}))
         self._wandb(lambda run: run.finish(exit_code=1 if status == "failed" else 0))
         self._run = None
@@ -223,30 +190,12 @@ class Tracker:
         self._file = None
         self._try("metrics", opened)
 
-    def _open_wandb(self, cfg: TrackingConfig, stage: str, config: dict[str, Any], backend: Any | None) -> None:
+    def _open_wandb(self, cfg: TrackingConfig, stage: str, config: dict[str, Any], accelerator: Any | None) -> None:
         assert self.out is not None
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
         run_name = cfg.run or self.out.resolve().parent.name
-        # x_disable_meta: wandb would store the whole command line, secrets included.
-        settings = wandb.Settings(
-            x_disable_meta=True, silent=True, console="off", save_code=False, disable_git=True, init_timeout=30
-        )
-        arguments = {
-            "mode": cfg.wandb_mode(), "dir": str(self.out), "id": _wandb_id(self.out), "resume": "allow",
-            "group": run_name, "job_type": stage, "name": f"{run_name}/{stage}", "settings": settings,
-        }  # fmt: skip
-        accelerator = getattr(backend, "accelerator", None)
-        if accelerator is None:
-            self._run = wandb.init(project=cfg.project, config=config, **arguments)
-            return
-        from accelerate.tracking import filter_trackers
-
+        names = {"group": run_name, "job_type": stage, "name": f"{run_name}/{stage}"}
+        self._run = open_wandb(self.out, cfg.project, cfg.wandb_mode(), names, config, accelerator)
         self._accelerator = accelerator
-        accelerator.log_with = accelerator.log_with or filter_trackers("wandb")
-        accelerator.init_trackers(cfg.project, config=config, init_kwargs={"wandb": arguments})
-        self._run = accelerator.get_tracker("wandb", unwrap=True)
 
     def _save_pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> list[Path]:
         from PIL import Image
@@ -290,25 +239,6 @@ def read_metrics(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def redact(value: Any) -> Any:
-    """A copy of plain data in which everything that looks like a secret is `[hidden]`."""
-    if isinstance(value, Mapping):
-        hide = "[hidden]"
-        return {str(k): hide if _SECRET_NAME.search(str(k)) and v else redact(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
-    if isinstance(value, str):
-        return _SECRET_VALUE.sub("[hidden]", value)
-    return value if isinstance(value, int | float | bool | type(None)) else str(value)
-
-
-def _use(run: Any, made: Made) -> None:
-    if run.settings._offline:  # run.use_artifact refuses offline; this is the record it would have left
-        run._log_artifact(made.to_wandb(), is_user_created=True, use_after_commit=True)
-    else:
-        run.use_artifact(made.to_wandb())
-
-
 def _metrics_path(out: Path | None) -> Path:
     assert out is not None
     return Path(out) / METRICS
@@ -317,15 +247,6 @@ def _metrics_path(out: Path | None) -> Path:
 def _number(value: Any) -> float | int | None:
     number = value if isinstance(value, int) else float(value)
     return number if math.isfinite(number) else None
-
-
-def _wandb_id(out: Path) -> str:
-    path = out / WANDB_ID
-    if path.is_file():
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
-    name = uuid.uuid4().hex[:10]
-    _write_json(path, {"id": name})
-    return name
 
 
 def _write_json(path: Path, content: Any) -> None:
