@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -74,6 +75,11 @@ class Prior(nn.Module):
     ) -> None:
         super().__init__()
         _check(kind, grids, codebook_sizes, window)
+        self.arguments: dict[str, Any] = {
+            "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
+            "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
+            "window": window, "cross_attention": cross_attention,
+        }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
         self.codebook_sizes = list(codebook_sizes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 ORDERS = ("halton", "confidence")
 
@@ -12,7 +11,7 @@ ORDERS = ("halton", "confidence")
 class SampleSettings:
     """One contract for both kinds of prior."""
 
-    guidance: Any = 2.0
+    guidance: float | dict[str, float] = 2.0
     """A number g: l0 + g (l_all - l0), 1 for none; or a number per condition: l0 + sum of g_i (l_i - l0)."""
     temperature: float = 1.0
     """Divides the logits; 0 takes the likeliest code."""

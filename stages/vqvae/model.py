@@ -125,6 +125,10 @@ class Autoencoder(nn.Module):
         """Latents before quantization per level, coarsest first, in the codebook's own space."""
         return [level.before for level in self._encode(images)[0]]
 
+    def quantize(self, images: Float[Tensor, "b 3 H W"]) -> list[Quantized]:
+        """Codes and latents of every level in one pass, coarsest first."""
+        return self._encode(images)[0]
+
     def decode(self, codes: list[Int[Tensor, "b h w"]]) -> Float[Tensor, "b 3 H W"]:
         """Images in [-1, 1] from the codes of all levels, coarsest first; finer levels left out stay absent."""
         if not self.codebooks():

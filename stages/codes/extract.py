@@ -1,0 +1,241 @@
+"""Write every image of a shard folder as codes: one output shard per input shard, restartable, split over processes.
+
+A shard counts as done when its sidecar's sha256 is that of its tar. Process r of P takes shards r, r + P, ...; none
+talks to another. The first one waits until all are there and writes `dataset.json`.
+
+Shapes: b views in one pass, v views per image, h and w of a level.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.artifacts import read_json, write_json
+from pipeline.errors import ConfigError, DataError
+from pipeline.samples import Sample, encode_npy
+from pipeline.shard_files import read_samples
+from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
+from stages.codes import latents as latent_sums
+from stages.codes.config import CodesConfig
+from stages.codes.views import views
+from stages.vqvae.images import picture_to_tensor
+from stages.vqvae.model import Autoencoder
+
+COPIED = ("cls", "txt", "json")
+SETTINGS = "extraction.json"
+POLL_SECONDS = 0.2
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Extractor:
+    """One process's share of an extraction."""
+
+    model: Autoencoder
+    image_size: int
+    cfg: CodesConfig
+    flips: bool
+    out: Path
+    tokenizer: str
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.at_once = max(1, self.cfg.batch_size)
+
+    def settle(self) -> None:
+        """Refuse a folder begun with another tokenizer or other views.
+
+        Raises:
+            ConfigError: what differs.
+        """
+        mine = {
+            "tokenizer": self.tokenizer, "variants": self.cfg.variants, "flips": self.flips,
+            "latents": self.cfg.latents, "image_size": self.image_size,
+        }  # fmt: skip
+        path = self.out / SETTINGS
+        before = read_json(path)
+        changed = [f"{k}: {str(before[k])[:12]} -> {str(v)[:12]}" for k, v in mine.items() if before.get(k, v) != v]
+        if changed:
+            raise ConfigError(
+                f"{self.out} holds codes made with another {'; '.join(changed)}.\nMake them again with --redo codes."
+            )
+        if not before:
+            write_json(path, mine)
+
+    def write(self, shard: Shard) -> Shard:
+        """Encode one shard, unless that is done."""
+        finished = self.finished(shard)
+        if finished is not None:
+            return finished
+        rejects: list[dict[str, str]] = []
+        return write_shard(self.out, shard.name, shard.split, self._samples(shard, rejects), rejects)
+
+    def finished(self, shard: Shard) -> Shard | None:
+        """The output of an input shard as an earlier process left it; None where it is missing or damaged."""
+        tar, sidecar = self.out / f"{shard.name}.tar", self.out / f"{shard.name}.json"
+        try:
+            facts = json.loads(sidecar.read_bytes())
+            whole = facts["bytes"] == tar.stat().st_size and facts["sha256"] == sha256_of(tar)
+            summed = self.cfg.latents == "none" or self.sums_path(shard.name).is_file()
+            if whole and summed and facts["samples"] + len(facts["rejects"]) == shard.samples:
+                return Shard(str(tar), shard.name, shard.split, facts["samples"], facts["bytes"], facts["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def sums_path(self, name: str) -> Path:
+        """Where the sums of one shard's latents lie."""
+        return self.out / "latents" / f"{name}.json"
+
+    def _samples(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[Sample]:
+        """The output samples of a shard; its sums are written before its tar appears."""
+        total: latent_sums.Sums | None = None
+        pictures = self._pictures(shard, rejects)
+        while chunk := list(islice(pictures, max(1, self.at_once // self.cfg.variants))):
+            codes, befores, chunk_sums = self.encode(np.concatenate([v for _, v in chunk]))
+            total = latent_sums.add(total, chunk_sums) if chunk_sums else total
+            for i, (sample, _) in enumerate(chunk):
+                span = slice(i * self.cfg.variants, (i + 1) * self.cfg.variants)
+                yield self._coded(sample, [c[span] for c in codes], [b[span] for b in befores])
+        if total is not None:
+            self.sums_path(shard.name).parent.mkdir(exist_ok=True)
+            write_json(self.sums_path(shard.name), total)
+
+    def _pictures(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[tuple[Sample, np.ndarray]]:
+        for sample in read_samples(shard):
+            try:
+                cut = views(sample, self.image_size, self.cfg.variants, flips=self.flips)
+            except DataError as error:
+                log.warning("shard %s, sample '%s' has no codes: %s", shard.name, sample.key, error)
+                rejects.append({"source": sample.key, "reason": "unreadable", "detail": str(error)})
+                continue
+            yield sample, cut
+
+    def encode(self, pictures: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], latent_sums.Sums | None]:
+        """Codes of uint8 (b, 3, s, s), in as many passes as memory asks for.
+
+        Returns:
+            Codes (b, h, w) per level, uint16 or uint32; latents float16 (b, d, h, w) where kept; sums of the latents.
+        """
+        parts: list[tuple[list[Tensor], list[Tensor]]] = []
+        total: latent_sums.Sums | None = None
+        at = 0
+        while at < len(pictures):
+            step = self.at_once
+            try:
+                codes, befores = self._encode_once(pictures[at : at + step])
+            except RuntimeError as error:
+                self._halve(error)
+                continue
+            if self.cfg.latents != "none":
+                exact = [self.model.lookup(c, i) for i, c in enumerate(codes)]
+                total = latent_sums.add(total, latent_sums.level_sums(befores, exact))
+            parts.append(([c.cpu() for c in codes], [b.half().cpu() for b in befores]))
+            at += step
+        joined = [torch.cat(level).numpy() for level in zip(*(codes for codes, _ in parts), strict=True)]
+        kept = zip(*(befores for _, befores in parts), strict=True) if self.cfg.latents == "full" else ()
+        sizes = self.model.codebook_sizes
+        smallest = [c.astype(code_type(k)) for c, k in zip(joined, sizes, strict=True)]
+        return smallest, [torch.cat(level).numpy() for level in kept], total
+
+    @torch.no_grad()
+    def _encode_once(self, pictures: np.ndarray) -> tuple[list[Tensor], list[Tensor]]:
+        images = picture_to_tensor(torch.from_numpy(pictures).to(self.device))
+        levels = self.model.quantize(images)
+        return [level.codes for level in levels if level.codes is not None], [level.before for level in levels]
+
+    def _halve(self, error: RuntimeError) -> None:
+        """Take half as many views at once when memory ran out; anything else is passed on."""
+        short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not short or self.at_once == 1:
+            raise error
+        self.at_once //= 2
+        log.warning("memory ran out: %d views at once from here on", self.at_once)
+
+    def _coded(self, sample: Sample, codes: list[np.ndarray], befores: list[np.ndarray]) -> Sample:
+        members = {f"level{i}.npy": encode_npy(c) for i, c in enumerate(codes)}
+        members |= {f"latent{i}.npy": encode_npy(b) for i, b in enumerate(befores)}
+        return Sample(sample.key, members | {e: sample.members[e] for e in COPIED if e in sample.members})
+
+
+def code_type(rows: int) -> type[np.unsignedinteger]:
+    """The smallest type that holds a code of this codebook."""
+    return np.uint16 if rows <= 1 << 16 else np.uint32
+
+
+def extract(extractor: Extractor, source: ShardSet, *, rank: int, world: int, report: Callable[[int], None]) -> None:
+    """Write this process's shards; the first process then waits for the others and writes `dataset.json`.
+
+    Args:
+        report: called with the number of this process's shards that are done.
+
+    Raises:
+        ConfigError: the folder was begun with another tokenizer or other views.
+        DataError: another process finished nothing for `cfg.timeout_seconds`.
+    """
+    shards = [shard for name in sorted(source.splits) for shard in source.splits[name]]
+    extractor.out.mkdir(parents=True, exist_ok=True)
+    extractor.settle()
+    mine = shards[rank::world]
+    for done, shard in enumerate(mine):
+        report(done)
+        extractor.write(shard)
+    report(len(mine))
+    if rank == 0:
+        written = _all_of(extractor, shards)
+        write_dataset(extractor.out, written, _about(extractor, source, written))
+
+
+def _all_of(extractor: Extractor, shards: list[Shard]) -> list[Shard]:
+    """Every output shard, waiting for those of other processes."""
+    written: list[Shard] = []
+    since = time.monotonic()
+    while len(written) < len(shards):
+        found = extractor.finished(shards[len(written)])
+        if found is not None:
+            written.append(found)
+            since = time.monotonic()
+        elif time.monotonic() - since > extractor.cfg.timeout_seconds:
+            raise DataError(
+                f"{extractor.out / shards[len(written)].name}.tar did not come from another process within "
+                f"{extractor.cfg.timeout_seconds} s.\nType the same line again to go on."
+            )
+        else:
+            time.sleep(POLL_SECONDS)
+    return written
+
+
+def _about(extractor: Extractor, source: ShardSet, written: list[Shard]) -> dict[str, Any]:
+    """What `dataset.json` says beside splits and shards."""
+    model, size = extractor.model, extractor.image_size
+    levels = [
+        {"height": size // factor, "width": size // factor, "codebook_size": rows, "factor": factor}
+        for factor, rows in zip(model.levels, model.codebook_sizes, strict=True)
+    ]
+    about = {
+        "tokenizer": extractor.tokenizer, "levels": levels, "image_size": size, "variants": extractor.cfg.variants,
+        "flips": extractor.flips, "classes": source.info.get("classes", []),
+        "modalities": source.info.get("modalities", []), "rejects": _rejects(extractor.out, written),
+    }  # fmt: skip
+    if extractor.cfg.latents != "none":
+        total: latent_sums.Sums | None = None
+        for shard in (s for s in written if s.split == "train" and s.samples):
+            total = latent_sums.add(total, json.loads(extractor.sums_path(shard.name).read_bytes()))
+        about["latents"] = latent_sums.statistics(total) if total else []
+    return about
+
+
+def _rejects(out: Path, written: list[Shard]) -> dict[str, int]:
+    total = sum(len(read_json(out / f"{shard.name}.json").get("rejects", [])) for shard in written)
+    return {"unreadable": total} if total else {}

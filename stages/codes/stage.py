@@ -1,0 +1,69 @@
+"""The stage `codes`: every image of the shards as codes of the tokenizer. Torch-free until it runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.progress import Progress
+from pipeline.stage import Stage
+from stages.codes.config import CodesConfig
+
+
+def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Write code shards and `dataset.json` into the stage's folder; every process writes its share."""
+    from pipeline.artifacts import fingerprint
+    from pipeline.shard_index import open_shards
+    from stages.codes.extract import Extractor, extract
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    source = open_shards(inputs["shards"])
+    model, about = _tokenizer(inputs["vqvae"])
+    flips = "text" not in source.info.get("modalities", []) if cfg.flips == "auto" else bool(cfg.flips)
+    extractor = Extractor(model, about["image_size"], cfg, flips, out, fingerprint(inputs["vqvae"]))
+    total = sum(len(shards) for shards in source.splits.values())
+    with Progress(-(-(total - rank) // world), title="codes", items_per_step=1, shown=rank == 0) as bar:
+        extract(extractor, source, rank=rank, world=world, report=bar.update)
+    return _results(out) if rank == 0 else {}
+
+
+def _tokenizer(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The autoencoder on this process's device; ConfigError where it makes no codes."""
+    import torch
+
+    from stages.vqvae.load import load_autoencoder
+
+    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    model, about = load_autoencoder(folder, device)
+    if not model.codebook_sizes:
+        raise ConfigError(
+            f"{folder} holds an autoencoder with bottleneck '{model.kind}', which has no codes.\n"
+            "Set vqvae.bottleneck=vq (or fsq), or leave out the sections codes and prior."
+        )
+    return model, about
+
+
+def _results(out: Path) -> dict[str, Any]:
+    from pipeline.shard_index import open_shards
+
+    info = open_shards(out).info
+    return {
+        "samples": {name: split["samples"] for name, split in info["splits"].items()},
+        "levels": info["levels"],
+        "variants": info["variants"],
+        "tokenizer": info["tokenizer"],
+        "rejects": info["rejects"],
+    }
+
+
+STAGE = Stage(
+    name="codes",
+    config=CodesConfig,
+    needs=lambda recipe: ("shards", "vqvae"),
+    makes=("dataset.json",),
+    run=run,
+    distributed=True,
+)

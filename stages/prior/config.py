@@ -1,0 +1,79 @@
+"""Settings of the stage `prior`. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.tracking import TrackingConfig
+from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, OptimizerConfig, identity
+from stages.prior.settings import SampleSettings
+
+KINDS = ("masked", "autoregressive")
+CONDITIONS = ("class",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """A transformer over the codes of all levels. Levels, codebook sizes and classes come from the codes."""
+
+    kind: str = "masked"
+    """`masked` (few parallel steps) or `autoregressive` (one code per step, with a key-value cache)."""
+    width: int = 128
+    """Width of the transformer; a multiple of 4 x heads."""
+    depth: int = 4
+    """Layers."""
+    heads: int = 4
+    """Attention heads."""
+    window: int = 0
+    """Masked: side of attention windows on the finest level, in codes; 0 attends in full. For 512 px and more."""
+    conditions: tuple[str, ...] = ("class",)
+    """What the prior listens to; a class counts only where the data has some."""
+    dropout: float = 0.0
+    """Dropout on the residual branches."""
+    corrupt: float = 0.1
+    """Share of the coarse codes replaced by random ones while a finer level is learned."""
+    token_dropout: float = 0.0
+    """Share of the codes shown that are hidden without being asked for; against overfitting small data."""
+    label_smoothing: float = 0.1
+    """Of the cross-entropy."""
+    drop_each: float = 0.1
+    """Chance to drop each condition by itself, so that guidance has something to lean on."""
+    drop_all: float = 0.05
+    """Chance to drop all conditions together."""
+    sampling: SampleSettings = field(default_factory=SampleSettings)
+    """How samples are painted unless told otherwise; also what the pictures of training show."""
+    init_from: str = ""
+    """A finished prior stage whose weights to start from."""
+    eval_samples: int = identity(1024)
+    """Samples of val that an evaluation reads, at most."""
+    paint_seed: int = identity(0)
+    """Seed of the first picture painted in training; the others follow."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is read."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """When to stop, log, evaluate and save."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(weight_decay=0.03, betas=(0.9, 0.96)))
+    """AdamW."""
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    """Precision and sharding."""
+    tracking: TrackingConfig = identity(None, factory=TrackingConfig)
+    """Filled from the recipe."""
+    seed: int = 0
+    """Filled from the recipe."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"prior.kind is 'masked' or 'autoregressive'; got '{self.kind}'.")
+        if self.heads < 1 or self.width % (4 * self.heads) or self.width < 1:
+            step = 4 * max(1, self.heads)
+            nearest = max(1, round(self.width / step)) * step
+            raise ValueError(f"prior.width must be a multiple of 4 x heads = {step}; got {self.width}. Try {nearest}.")
+        if self.depth < 1 or self.window < 0:
+            raise ValueError(f"prior.depth is positive and window not negative; got {self.depth} and {self.window}.")
+        if self.window and self.kind != "masked":
+            raise ValueError("prior.window is for kind 'masked'. Set prior.window=0 or prior.kind=masked.")
+        for name in ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_each", "drop_all"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"prior.{name} lies in [0, 1); got {getattr(self, name)}.")
+        if unknown := set(self.conditions) - set(CONDITIONS):
+            raise ValueError(f"prior.conditions knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
