@@ -1,0 +1,127 @@
+"""Exact resume of the real stages: SIGKILL at an arbitrary step, the same line again, bit-identical checkpoints.
+
+A checkpoint's MANIFEST.json holds the sha256 of weights, EMA, codebooks and optimizer of every player, so equal
+manifests are equal bits.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import spawn
+
+RECIPE = """
+seed: 5
+tracking: {mode: disabled}
+shards: {source: birds, size: 32, count: 160, val: 0.2, shard_samples: 40, with_sounds: false, workers: 1}
+vqvae:
+  levels: [8, 4]
+  codebook_sizes: [16, 32]
+  channels: 16
+  discriminator_channels: 8
+  loss: {adversarial: 0.1, adversarial_start: 0.3, adversarial_ramp: 0.2}
+  data: {global_batch: 12}
+  loop: {steps: 14, log_every: 1, eval_every: 6, paint_every: 14, save_every: 4}
+codes: {}
+prior:
+  width: 32
+  depth: 2
+  heads: 2
+  dropout: 0.1
+  data: {global_batch: 12}
+  loop: {steps: 14, log_every: 1, eval_every: 6, paint_every: 14, save_every: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the recipe and its shards, tokenizer and codes."""
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "toy.yaml").write_text(RECIPE)
+    command = [sys.executable, "-m", "launchers.cli", "run", str(folder / "toy.yaml"), "--until", "codes"]
+    environment = spawn.environment(0, 1, 0)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name)
+    subprocess.run([*command, "--runs", str(folder / "base")], check=True, env=environment, cwd=spawn.ROOT)
+    return folder
+
+
+def train(made: Path, name: str, stage: str, world: int, extra: tuple[str, ...]) -> list[subprocess.Popen[str]]:
+    """Start one stage of a run that uses the inputs already made."""
+    base = made / "base" / "toy"
+    values = json.dumps({need: str(base / need) for need in ("shards", "vqvae", "codes") if need != stage})
+    recipe = made / f"{name}.yaml"
+    sections = RECIPE.splitlines()
+    kept, keep = [], True
+    for line in sections:  # only the section under test stays; its inputs come from the base run
+        if line and not line.startswith(" "):
+            keep = line.split(":")[0] in ("seed", "tracking", stage)
+        if keep:
+            kept.append(line)
+    recipe.write_text("\n".join([*kept, f"use: {values}"]))
+    arguments = [stage, "--config", str(recipe), "--runs", str(made / "runs"), *extra]
+    return spawn.start("launchers.train", arguments, world)
+
+
+def last_manifest(made: Path, name: str, stage: str) -> dict[str, object]:
+    folder = max((made / "runs" / name / stage / "checkpoints").glob("step-*"))
+    manifest: dict[str, object] = json.loads((folder / "MANIFEST.json").read_text())
+    assert manifest["step"] == 14
+    return manifest
+
+
+def kill_at(made: Path, name: str, stage: str, processes: list[subprocess.Popen[str]], step: int) -> None:
+    """SIGKILL every rank as soon as the metrics show `step`."""
+    path = made / "runs" / name / stage / "metrics.jsonl"
+    deadline = time.monotonic() + 180
+    while not path.exists() or len(path.read_text().splitlines()) < step:
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes), spawn.finish(processes)
+        time.sleep(0.02)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    spawn.finish(processes)
+
+
+def check(made: Path, stage: str, world: int, extra: tuple[str, ...] = ()) -> None:
+    label = "-".join([stage, str(world), *(item.split("=")[-1] for item in extra)])
+    assert spawn.finish(train(made, f"whole-{label}", stage, world, extra)) == [0] * world
+    step = random.Random(label).randint(2, 12)
+    kill_at(made, f"killed-{label}", stage, train(made, f"killed-{label}", stage, world, extra), step)
+    assert spawn.finish(train(made, f"killed-{label}", stage, world, extra)) == [0] * world
+
+    assert last_manifest(made, f"killed-{label}", stage) == last_manifest(made, f"whole-{label}", stage)
+
+
+@pytest.mark.parametrize("stage", ["vqvae", "prior"])
+def test_a_killed_stage_ends_in_the_same_bits(made: Path, stage: str) -> None:
+    check(made, stage, world=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("stage", ["vqvae", "prior"])
+def test_killed_ranks_end_in_the_same_bits(made: Path, stage: str, world: int) -> None:
+    check(made, stage, world=world)
+
+
+@pytest.mark.slow
+def test_a_killed_stage_under_zero_ends_in_the_same_bits(made: Path) -> None:
+    pytest.importorskip("deepspeed")
+    check(made, "prior", world=2, extra=("prior.backend.zero_stage=2",))
+
+
+@pytest.mark.slow
+def test_reader_workers_change_no_bit(made: Path) -> None:
+    for workers in (0, 2):
+        extra = (f"vqvae.data.workers={workers}",)
+        assert spawn.finish(train(made, f"workers-{workers}", "vqvae", 1, extra)) == [0]
+    assert last_manifest(made, "workers-0", "vqvae") == last_manifest(made, "workers-2", "vqvae")
