@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 
 from pipeline.errors import ConfigError, Stopped, TesseraError
 from pipeline.stopping import StopRequest, stop_signals
@@ -13,6 +14,8 @@ from pipeline.stopping import StopRequest, stop_signals
 
 def answer(arguments: argparse.Namespace) -> int:
     """Call `arguments.call`: 0 finished, 85 stopped on request, 2 usage or config, 3 bad data, 1 anything else."""
+    if not arguments.debug:  # what libraries tell developers would bury what a stage tells its user
+        warnings.filterwarnings("ignore", module=r"(torch|accelerate|deepspeed|transformers|wandb)\b")
     try:
         with stop_signals():
             code: int = arguments.call(arguments)

@@ -121,7 +121,8 @@ def _wait(ranks: list[Rank], passed: list[int]) -> int:
         if not first and (first := _failure(ranks, passed)):
             stopped = first == Stopped.exit_code
             deadline = time.monotonic() + (STOP_SECONDS if stopped else GRACE_SECONDS)
-            _signal(ranks, signal.SIGTERM)
+            if not stopped:  # ranks that stop have agreed on it; a signal now would cut their saving short
+                _signal(ranks, signal.SIGTERM)
         if time.monotonic() > deadline:
             _signal(ranks, signal.SIGKILL)
         time.sleep(0.05)

@@ -193,9 +193,12 @@ def _logged(job: Job, path: Path) -> Iterator[None]:
             message = f"'{job.instance}' was stopped on request; the same line typed again resumes."
             log.write(message + "\n")
             raise Stopped(message) from None
-        except TesseraError as error:
+        except Stopped as error:
+            log.write(f"{error}\n")
+            raise
+        except TesseraError:
             _keep_traceback(log)
-            raise error
+            raise
         except Exception as error:
             _keep_traceback(log)
             text = " ".join(str(error).split())[:300]
