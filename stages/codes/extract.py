@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts import read_json, write_json
+from pipeline.atomic_file import TEMPORARY
 from pipeline.errors import ConfigError, DataError
 from pipeline.samples import Sample, encode_npy
 from pipeline.shard_files import read_samples
@@ -73,13 +74,15 @@ class Extractor:
         if not before:
             write_json(path, mine)
 
-    def write(self, shard: Shard) -> Shard:
-        """Encode one shard, unless that is done."""
+    def write(self, shard: Shard, report: Callable[[int], None]) -> Shard:
+        """Encode one shard, unless that is done; `report` gets the number of its samples that are."""
         finished = self.finished(shard)
         if finished is not None:
             return finished
+        for leftover in self.out.glob(f".{shard.name}.*{TEMPORARY}*"):  # of a killed process; no other has this shard
+            leftover.unlink(missing_ok=True)
         rejects: list[dict[str, str]] = []
-        return write_shard(self.out, shard.name, shard.split, self._samples(shard, rejects), rejects)
+        return write_shard(self.out, shard.name, shard.split, self._samples(shard, rejects, report), rejects)
 
     def finished(self, shard: Shard) -> Shard | None:
         """The output of an input shard as an earlier process left it; None where it is missing or damaged."""
@@ -98,16 +101,18 @@ class Extractor:
         """Where the sums of one shard's latents lie."""
         return self.out / "latents" / f"{name}.json"
 
-    def _samples(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[Sample]:
+    def _samples(self, shard: Shard, rejects: list[dict[str, str]], report: Callable[[int], None]) -> Iterator[Sample]:
         """The output samples of a shard; its sums are written before its tar appears."""
         total: latent_sums.Sums | None = None
-        pictures = self._pictures(shard, rejects)
+        pictures, done = self._pictures(shard, rejects), 0
         while chunk := list(islice(pictures, max(1, self.at_once // self.cfg.variants))):
             codes, befores, chunk_sums = self.encode(np.concatenate([v for _, v in chunk]))
             total = latent_sums.add(total, chunk_sums) if chunk_sums else total
             for i, (sample, _) in enumerate(chunk):
                 span = slice(i * self.cfg.variants, (i + 1) * self.cfg.variants)
                 yield self._coded(sample, [c[span] for c in codes], [b[span] for b in befores])
+            done += len(chunk)
+            report(done)
         if total is not None:
             self.sums_path(shard.name).parent.mkdir(exist_ok=True)
             write_json(self.sums_path(shard.name), total)
@@ -174,26 +179,34 @@ def code_type(rows: int) -> type[np.unsignedinteger]:
     return np.uint16 if rows <= 1 << 16 else np.uint32
 
 
+def own_shards(source: ShardSet, rank: int, world: int) -> list[Shard]:
+    """The input shards of one process of `world`: every world-th of all splits."""
+    return [shard for name in sorted(source.splits) for shard in source.splits[name]][rank::world]
+
+
 def extract(extractor: Extractor, source: ShardSet, *, rank: int, world: int, report: Callable[[int], None]) -> None:
     """Write this process's shards; the first process then waits for the others and writes `dataset.json`.
 
     Args:
-        report: called with the number of this process's shards that are done.
+        report: called with the number of samples this process has done.
 
     Raises:
         ConfigError: the folder was begun with another tokenizer or other views.
         DataError: another process finished nothing for `cfg.timeout_seconds`.
     """
-    shards = [shard for name in sorted(source.splits) for shard in source.splits[name]]
     extractor.out.mkdir(parents=True, exist_ok=True)
     extractor.settle()
-    mine = shards[rank::world]
-    for done, shard in enumerate(mine):
+    done = 0
+
+    def report_within(samples: int) -> None:
+        report(done + samples)
+
+    for shard in own_shards(source, rank, world):
+        extractor.write(shard, report_within)
+        done += shard.samples
         report(done)
-        extractor.write(shard)
-    report(len(mine))
     if rank == 0:
-        written = _all_of(extractor, shards)
+        written = _all_of(extractor, own_shards(source, 0, 1))
         write_dataset(extractor.out, written, _about(extractor, source, written))
 
 

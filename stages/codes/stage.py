@@ -16,15 +16,15 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     """Write code shards and `dataset.json` into the stage's folder; every process writes its share."""
     from pipeline.artifacts import fingerprint
     from pipeline.shard_index import open_shards
-    from stages.codes.extract import Extractor, extract
+    from stages.codes.extract import Extractor, extract, own_shards
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     source = open_shards(inputs["shards"])
     model, about = _tokenizer(inputs["vqvae"])
     flips = "text" not in source.info.get("modalities", []) if cfg.flips == "auto" else bool(cfg.flips)
     extractor = Extractor(model, about["image_size"], cfg, flips, out, fingerprint(inputs["vqvae"]))
-    total = sum(len(shards) for shards in source.splits.values())
-    with Progress(-(-(total - rank) // world), title="codes", items_per_step=1, shown=rank == 0) as bar:
+    total = sum(shard.samples for shard in own_shards(source, rank, world))
+    with Progress(total, title="codes", items_per_step=1, shown=rank == 0) as bar:
         extract(extractor, source, rank=rank, world=world, report=bar.update)
     return _results(out) if rank == 0 else {}
 

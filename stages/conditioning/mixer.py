@@ -26,23 +26,25 @@ class Mixed:
 
 
 class _Modality(nn.Module):
-    """Projections, embedding and nulls of one modality."""
+    """Projections, embedding and nulls of one modality; those of its tokens only where a model reads tokens."""
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, with_tokens: bool) -> None:
         super().__init__()
-        self.token = nn.Linear(dim, width)
         self.pooled = nn.Linear(dim, width)
-        self.embedding = nn.Parameter(torch.randn(width) * 0.02)
-        self.null_token = nn.Parameter(torch.randn(width) * 0.02)
         self.null_pooled = nn.Parameter(torch.randn(width) * 0.02)
+        self.token = nn.Linear(dim, width) if with_tokens else None
+        if with_tokens:
+            self.embedding = nn.Parameter(torch.randn(width) * 0.02)
+            self.null_token = nn.Parameter(torch.randn(width) * 0.02)
 
     def forward(self, condition: Condition, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         here = kept & condition.present()
-        tokens = torch.where(here[:, None, None], self.token(condition.tokens), self.null_token) + self.embedding
         pooled = torch.where(here[:, None], self.pooled(condition.pooled), self.null_pooled)
+        if self.token is None:
+            return pooled[:, None][:, :0], pooled, condition.mask[:, :0]
+        tokens = torch.where(here[:, None, None], self.token(condition.tokens), self.null_token) + self.embedding
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
-        mask = torch.where(here[:, None], condition.mask, first)  # the null is one token
-        return tokens, pooled, mask
+        return tokens, pooled, torch.where(here[:, None], condition.mask, first)  # the null is one token
 
 
 def _absent(rows: int, dim: int, device: torch.device) -> Condition:
@@ -57,15 +59,18 @@ class ConditionMixer(nn.Module):
     Args:
         width: w.
         modalities: width of the features of each modality. May be empty: an unconditional model.
+        with_tokens: whether the model reads tokens; without them it gets none, and no weight that nothing uses.
     """
 
     anchor: Tensor
 
-    def __init__(self, width: int, modalities: Mapping[str, int]) -> None:
+    def __init__(self, width: int, modalities: Mapping[str, int], *, with_tokens: bool = True) -> None:
         super().__init__()
         self.width = width
         self.register_buffer("anchor", torch.zeros(0), persistent=False)  # knows the device when nothing else does
-        self.modalities = nn.ModuleDict({name: _Modality(dim, width) for name, dim in sorted(modalities.items())})
+        self.modalities = nn.ModuleDict(
+            {name: _Modality(dim, width, with_tokens) for name, dim in sorted(modalities.items())}
+        )
 
     def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
         """Mix the conditions of `rows` samples.
@@ -96,7 +101,7 @@ class ConditionMixer(nn.Module):
         modality = self.modalities[name]
         assert isinstance(modality, _Modality)
         if condition is None:
-            condition = _absent(rows, modality.token.in_features, self.anchor.device)
+            condition = _absent(rows, modality.pooled.in_features, self.anchor.device)
         mixed: tuple[Tensor, ...] = modality(condition, condition.present() if kept is None else kept)
         return mixed
 

@@ -56,7 +56,7 @@ class PriorConfig:
     """AdamW."""
     backend: BackendConfig = field(default_factory=BackendConfig)
     """Precision and sharding."""
-    tracking: TrackingConfig = identity(None, factory=TrackingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})
     """Filled from the recipe."""
     seed: int = 0
     """Filled from the recipe."""

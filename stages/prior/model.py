@@ -83,10 +83,9 @@ class Prior(nn.Module):
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
         self.codebook_sizes = list(codebook_sizes)
-        self.mixer = ConditionMixer(width, conditions)
-        self.trunk = Transformer(
-            width, depth, heads, dropout=dropout, cross_attention=cross_attention and bool(conditions)
-        )
+        cross_attention = cross_attention and bool(conditions)
+        self.mixer = ConditionMixer(width, conditions, with_tokens=cross_attention)
+        self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_attention=cross_attention)
         self.embeddings = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes)  # last: hidden
         self.above = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes[:-1])
         self.level_embedding = _embedding(len(self.grids), width)

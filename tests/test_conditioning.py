@@ -1,0 +1,107 @@
+"""Conditions and the mixer: nulls where absent or dropped, draws that follow the global row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stages.conditioning.condition import Condition, choose_rows, class_condition, draw_kept, keep_all, repeat_rows
+from stages.conditioning.mixer import ConditionMixer
+
+
+def make_text(rows: int, tokens: int = 5, dim: int = 6) -> Condition:
+    return Condition(torch.randn(rows, tokens, dim), torch.randn(rows, dim), torch.ones(rows, tokens, dtype=torch.bool))
+
+
+def test_a_class_is_one_token_and_label_minus_one_is_absent() -> None:
+    condition = class_condition(torch.tensor([2, -1, 0]), 4)
+
+    assert condition.pooled.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert torch.equal(condition.tokens[:, 0], condition.pooled)
+    assert condition.present().tolist() == [True, False, True]
+
+
+def test_dropped_and_absent_conditions_are_the_same_learned_null_whatever_their_value() -> None:
+    mixer = ConditionMixer(8, {"class": 4})
+    labels = torch.tensor([0, 3, -1])
+
+    dropped = mixer({"class": class_condition(labels, 4)}, {"class": torch.tensor([False, False, True])}, 3)
+    absent = mixer({}, {}, 3)
+
+    assert torch.equal(dropped.pooled, absent.pooled) and torch.equal(dropped.tokens, absent.tokens)
+    assert torch.equal(dropped.pooled, mixer.modalities["class"].null_pooled.expand(3, -1))
+    kept = mixer({"class": class_condition(labels, 4)}, {}, 3)
+    assert not torch.equal(kept.pooled[0], kept.pooled[1]) and torch.equal(kept.pooled[2], absent.pooled[0])
+
+
+def test_the_null_of_a_longer_modality_is_one_token_and_padding_stays_hidden() -> None:
+    mixer = ConditionMixer(8, {"class": 4, "text": 6})
+    text = make_text(2)
+    text.mask[1, 3:] = False
+    conditions = {"text": text, "class": class_condition(torch.tensor([1, 1]), 4)}
+
+    mixed = mixer(conditions, {"text": torch.tensor([True, False])}, 2)
+    assert mixed.tokens.shape == (2, 1 + 5, 8)
+    assert mixed.mask.tolist() == [[True] * 6, [True, True, False, False, False, False]]
+    both = mixer(conditions, {}, 2)
+    assert both.mask[1].tolist() == [True, True, True, True, False, False]
+
+
+def test_dropping_one_modality_leaves_the_other_untouched() -> None:
+    mixer = ConditionMixer(8, {"class": 4, "text": 6})
+    conditions = {"text": make_text(2), "class": class_condition(torch.tensor([1, 2]), 4)}
+    gone = torch.zeros(2, dtype=torch.bool)
+
+    both, without = mixer(conditions, {}, 2), mixer(conditions, {"text": gone}, 2)
+    assert torch.equal(both.tokens[:, :1], without.tokens[:, :1])
+    text = mixer.modalities["text"]
+    expected = both.pooled - text.pooled(conditions["text"].pooled) + text.null_pooled
+    assert torch.allclose(without.pooled, expected, atol=1e-6)
+
+
+def test_every_weight_gets_a_gradient_even_when_all_is_absent() -> None:
+    mixer = ConditionMixer(8, {"class": 4, "text": 6})
+    mixed = mixer({}, {}, 3)
+    (mixed.pooled.sum() + mixed.tokens.sum()).backward()
+    assert all(p.grad is not None for p in mixer.parameters())
+
+
+def test_a_model_that_reads_no_tokens_has_no_weights_for_them() -> None:
+    mixer = ConditionMixer(8, {"class": 4}, with_tokens=False)
+    mixed = mixer({"class": class_condition(torch.tensor([1, 2]), 4)}, {}, 2)
+    assert mixed.tokens.shape == (2, 0, 8) and mixed.mask.shape == (2, 0)
+    mixed.pooled.sum().backward()
+    assert all(p.grad is not None for p in mixer.parameters())
+
+
+def test_a_model_without_conditions_mixes_nothing() -> None:
+    mixed = ConditionMixer(8, {})({}, {}, 3)
+    assert mixed.tokens.shape == (3, 0, 8) and not mixed.pooled.any()
+
+
+def test_an_unknown_condition_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"audio.*takes class"):
+        ConditionMixer(8, {"class": 4})({"audio": make_text(2)}, {}, 2)
+
+
+def test_drops_follow_the_global_row_and_come_at_their_rates() -> None:
+    rows = torch.arange(40_000)
+    rates = {"seed": 3, "step": 7, "drop_each": 0.2, "drop_all": 0.1}
+    kept = draw_kept(["text", "class"], rows, **rates)
+
+    part = draw_kept(["class", "text"], rows[1000:2000], **rates)
+    assert all(torch.equal(kept[name][1000:2000], part[name]) for name in kept)
+    for name in kept:
+        assert kept[name].float().mean().item() == pytest.approx(0.9 * 0.8, abs=0.01)
+    both_gone = (~kept["text"] & ~kept["class"]).float().mean().item()
+    assert both_gone == pytest.approx(0.1 + 0.9 * 0.04, abs=0.01)
+    assert not torch.equal(kept["text"], draw_kept(["text"], rows, **{**rates, "step": 8})["text"])
+
+
+def test_rows_are_chosen_and_repeated_in_every_tensor() -> None:
+    conditions = {"text": make_text(4)}
+    chosen = choose_rows(conditions, torch.tensor([False, True, False, True]))["text"]
+    assert torch.equal(chosen.tokens, conditions["text"].tokens[[1, 3]])
+    twice = repeat_rows(conditions, 2)["text"]
+    assert torch.equal(twice.pooled, conditions["text"].pooled.repeat(2, 1)) and twice.mask.shape == (8, 5)
+    assert keep_all(conditions, 3)["text"].tolist() == [True] * 3
