@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "tessera sample runs/tiny --class 0 --class 3 -n 8 --seed 1 --guidance 2"
 
+COLUMNS = 8
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, what to paint, and where to put it."""
@@ -52,7 +54,7 @@ def call(arguments: argparse.Namespace) -> int:
     asked = _asked(arguments, run, labels, painter.classes)
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
     out = arguments.out or run / "painted" / _folder_name(arguments)
-    asked["files"] = _write(rows, out)
+    asked["files"] = _write(rows, [painter.classes[label] for label in labels], out)
     (out / "asked.json").write_text(json.dumps(asked, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(asked, indent=1, ensure_ascii=False) if arguments.json else f"Open {out / 'grid.png'}")
     return 0
@@ -93,15 +95,18 @@ def _folder_name(arguments: argparse.Namespace) -> str:
     return f"{safe}-seed{arguments.seed}"
 
 
-def _write(rows: list[list[Any]], out: Path) -> list[str]:
-    """Single files row by row, and one grid."""
+def _write(rows: list[list[Any]], names: list[str], out: Path) -> list[str]:
+    """Single files row by row, and one grid in lines of at most 8 pictures, named by class where there are several."""
     from stages.generate import paint_grid
 
     out.mkdir(parents=True, exist_ok=True)
-    files = []
+    files, lines, labels = [], [], []
     for number, row in enumerate(rows):
         for index, image in enumerate(row):
             image.save(path := out / f"{number:02d}-{index:04d}.png")
             files.append(str(path))
-    paint_grid(rows).save(out / "grid.png")
+        for start in range(0, len(row), COLUMNS):
+            lines.append(row[start : start + COLUMNS])
+            labels.append(names[number] if len(names) > 1 and start == 0 else "")
+    paint_grid(lines, labels if len(names) > 1 else None).save(out / "grid.png")
     return [str(out / "grid.png"), *files]
