@@ -29,7 +29,7 @@ def _sky(canvas: Canvas, top: Colour, bottom: Colour, reach: float) -> None:
 def _waves(canvas: Canvas, base: float, waves: tuple[tuple[float, float, float], ...], pan: float) -> np.ndarray:
     """A hill line: waves of (height, number over a panorama two pictures wide, phase)."""
     x = 0.5 * canvas.steps + pan
-    return base + sum(height * np.sin(2 * np.pi * (count * x + phase)) for height, count, phase in waves)
+    return np.asarray(base + sum(height * np.sin(2 * np.pi * (count * x + phase)) for height, count, phase in waves))
 
 
 def _panorama(pan: float, places: np.ndarray) -> list[tuple[int, float]]:
@@ -45,38 +45,50 @@ def _sun(canvas: Canvas, scene: Scene, colour: Colour, height: float) -> None:
 
 def _hill(canvas: Canvas, scene: Scene) -> None:
     level = 0.56 + scene.horizon
-    _sky(canvas, (104, 178, 240), (226, 242, 250), 0.62)
+    _sky(canvas, (146, 202, 246), (206, 232, 246), 0.62)
     _sun(canvas, scene, (255, 246, 190), 0.13)
     far = _waves(canvas, level, ((0.05, 2, 0.0), (0.022, 3, 0.3)), scene.pan)
-    canvas.below(far, (122, 186, 128), (96, 168, 90))
+    canvas.below(far, (162, 214, 154), (126, 194, 112))
     trees, trunks = [], []
     for number, x in _panorama(scene.pan, np.arange(7) * 2 / 7 + np.array([0, 0.05, -0.04, 0.06, 0.0, 0.05, -0.05])):
         height = (0.16, 0.12, 0.19, 0.14, 0.18, 0.13, 0.15)[number]
         foot = float(np.interp(x, canvas.steps, far)) + 0.035
-        trees.append(curve([(x, foot - height - 0.03), (x + 0.34 * height, foot - 0.62 * height), (x + 0.22 * height, foot - 0.14 * height), (x - 0.22 * height, foot - 0.14 * height), (x - 0.34 * height, foot - 0.62 * height)]))
+        trees.append(
+            curve(
+                [
+                    (x, foot - height - 0.03),
+                    (x + 0.34 * height, foot - 0.62 * height),
+                    (x + 0.22 * height, foot - 0.14 * height),
+                    (x - 0.22 * height, foot - 0.14 * height),
+                    (x - 0.34 * height, foot - 0.62 * height),
+                ]
+            )
+        )
         trunks.append(tube(np.array([(x, foot - 0.3 * height), (x, foot)]), (0.008, 0.01)))
     if trees:
-        canvas.blend(canvas.patch(trunks), (84, 60, 50))
-        canvas.blend(canvas.patch(trees), (52, 122, 70), (30, 88, 62))
-        _leaves(canvas, trees, (120, 180, 90))
+        canvas.blend(canvas.patch(trunks), (128, 104, 76))
+        canvas.blend(canvas.patch(trees), (112, 178, 110), (84, 154, 94))
+        _leaves(canvas, trees, (150, 200, 110))
     near = _waves(canvas, 0.83, ((0.016, 1, 0.1),), scene.pan)
-    canvas.below(near, (70, 150, 62), (28, 96, 44))
+    canvas.below(near, (104, 180, 88), (60, 140, 66))
     _grass(canvas, near, (136, 196, 84))
 
 
 def _lake(canvas: Canvas, scene: Scene) -> None:
     level = 0.5 + scene.horizon
-    _sky(canvas, (196, 222, 246), (246, 248, 250), 0.5)
+    _sky(canvas, (178, 212, 246), (222, 236, 250), 0.5)
     peaks, caps = [], []
     for number, x in _panorama(scene.pan, np.arange(5) * 0.4 + np.array([0, 0.06, -0.05, 0.04, -0.03])):
         height = (0.3, 0.2, 0.26, 0.18, 0.24)[number]
-        peaks.append(np.array([(x, level - height), (x + 0.9 * height, level + 0.01), (x - 0.9 * height, level + 0.01)]))
+        peaks.append(
+            np.array([(x, level - height), (x + 0.9 * height, level + 0.01), (x - 0.9 * height, level + 0.01)])
+        )
         cap = [(0, 0), (0.27, 0.3), (0.12, 0.24), (0.02, 0.34), (-0.1, 0.24), (-0.27, 0.3)]
         caps.append(np.array([(x + height * u, level - height + height * v) for u, v in cap]))
     if peaks:
-        canvas.blend(canvas.patch(peaks), (88, 112, 160), (60, 88, 140))
-        canvas.blend(canvas.patch(caps), (250, 252, 255))
-    canvas.below(np.full(canvas.size, level), (58, 132, 206), (22, 70, 150))
+        canvas.blend(canvas.patch(peaks), (160, 188, 224), (128, 164, 214))
+        canvas.blend(canvas.patch(caps), (228, 238, 250))
+    canvas.below(np.full(canvas.size, level), (98, 164, 224), (62, 124, 200))
     _ripples(canvas, scene, level)
     _jetty(canvas, scene)
 
@@ -86,44 +98,55 @@ def _jetty(canvas: Canvas, scene: Scene) -> None:
     for _, x in _panorama(scene.pan, np.arange(5) * 0.4):
         posts.append(np.array([(x - 0.026, 0.79), (x + 0.026, 0.79), (x + 0.03, 1.02), (x - 0.03, 1.02)]))
     if posts:
-        canvas.blend(canvas.patch(posts), (112, 80, 58), (62, 44, 44))
+        canvas.blend(canvas.patch(posts), (128, 122, 130), (84, 108, 150))
     plank = np.array([(-0.02, 0.82), (1.02, 0.82), (1.02, 0.885), (-0.02, 0.885)])
-    canvas.blend(canvas.patch([plank]), (206, 164, 112), (150, 106, 70))
-    canvas.blend(canvas.patch([plank[[3, 2]]], stroke=0.016, line=True), (66, 46, 44))
+    canvas.blend(canvas.patch([plank]), (186, 158, 128), (150, 122, 100))
+    canvas.blend(canvas.patch([plank[[3, 2]]], stroke=0.016, line=True), (116, 84, 70))
     visible = canvas.shows(0.006)
     if visible:
-        grain = [np.array([(x, y), (x + 0.2, y + 0.002)]) for x in np.arange(-0.1, 1, 0.23) for y in (0.836, 0.85, 0.866)]
+        grain = [
+            np.array([(x, y), (x + 0.2, y + 0.002)]) for x in np.arange(-0.1, 1, 0.23) for y in (0.836, 0.85, 0.866)
+        ]
         canvas.blend(canvas.patch(grain, stroke=0.003, line=True), (112, 76, 52), opacity=0.7 * visible)
 
 
 def _wood(canvas: Canvas, scene: Scene) -> None:
     level = 0.7 + scene.horizon
-    _sky(canvas, (250, 206, 116), (255, 234, 178), 0.7)
-    far, near, crowns = [], [], []
+    _sky(canvas, (250, 204, 118), (253, 222, 156), 0.7)
+    far: list[Points] = []
+    near: list[Points] = []
+    crowns: list[Points] = []
     for number, x in _panorama(scene.pan, np.arange(6) / 3 + np.array([0, 0.05, -0.05, 0.04, 0.0, -0.04])):
         width = (0.045, 0.03, 0.038, 0.05, 0.03, 0.04)[number]
-        (near if number % 2 == 0 else far).append(tube(np.array([(x + 0.02, -0.1), (x, 0.3), (x - 0.01, level + 0.04)]), (0.7 * width, 0.8 * width, 1.15 * width)))
+        (near if number % 2 == 0 else far).append(
+            tube(
+                np.array([(x + 0.02, -0.1), (x, 0.3), (x - 0.01, level + 0.04)]),
+                (0.7 * width, 0.8 * width, 1.15 * width),
+            )
+        )
         crowns.append(ellipse((x, -0.02), (0.2, 0.13 + 0.8 * width)))
-    canvas.below(_waves(canvas, level, ((0.02, 2, 0.2),), scene.pan), (214, 120, 46), (150, 66, 30))
-    for trunks, colour in ((far, (168, 112, 74)), (near, (96, 58, 48))):
+    canvas.below(_waves(canvas, level, ((0.02, 2, 0.2),), scene.pan), (230, 154, 76), (194, 108, 54))
+    for trunks, colour in ((far, (236, 176, 104)), (near, (198, 134, 82))):
         if trunks:
             canvas.blend(canvas.patch(trunks), colour)
-    canvas.blend(canvas.patch(crowns), (204, 84, 30), (230, 130, 40))
+    canvas.blend(canvas.patch(crowns), (236, 142, 62), (242, 168, 80))
     _leaves(canvas, crowns, (250, 190, 70))
     _litter(canvas, scene, level)
     branch = tube(np.array([(-0.05, 0.87), (0.25, 0.865), (0.6, 0.862), (1.05, 0.85)]), (0.034, 0.03, 0.027, 0.022))
-    canvas.blend(canvas.patch([branch]), (112, 74, 58), (48, 32, 36))
+    canvas.blend(canvas.patch([branch]), (150, 96, 66), (98, 60, 50))
     visible = canvas.shows(0.006)
     if visible:
-        bark = [np.array([(x, y), (x + 0.09, y - 0.002)]) for x in np.arange(-0.1, 1, 0.12) for y in (0.856, 0.868, 0.878)]
+        bark = [
+            np.array([(x, y), (x + 0.09, y - 0.002)]) for x in np.arange(-0.1, 1, 0.12) for y in (0.856, 0.868, 0.878)
+        ]
         canvas.blend(canvas.patch(bark, stroke=0.003, line=True), (40, 26, 30), opacity=0.5 * visible)
 
 
 def _snow(canvas: Canvas, scene: Scene) -> None:
     level = 0.6 + scene.horizon
-    _sky(canvas, (178, 190, 222), (252, 224, 222), 0.6)
+    _sky(canvas, (164, 180, 220), (240, 214, 220), 0.6)
     _sun(canvas, scene, (255, 250, 238), 0.16)
-    canvas.below(_waves(canvas, level, ((0.03, 2, 0.5),), scene.pan), (224, 230, 246), (236, 240, 250))
+    canvas.below(_waves(canvas, level, ((0.03, 2, 0.5),), scene.pan), (208, 218, 240), (220, 228, 245))
     trees, caps = [], []
     for number, x in _panorama(scene.pan, np.arange(6) / 3 + np.array([0, 0.06, -0.04, 0.05, -0.05, 0.03])):
         height = (0.4, 0.28, 0.34, 0.42, 0.3, 0.36)[number]
@@ -131,24 +154,37 @@ def _snow(canvas: Canvas, scene: Scene) -> None:
             top, half = level + 0.06 - height * (1 - 0.27 * tier), height * (0.16 + 0.07 * tier)
             foot = top + 0.42 * height
             trees.append(np.array([(x, top), (x + half, foot), (x - half, foot)]))
-            caps.append(np.array([(x, top), (x + 0.5 * half, top + 0.21 * height), (x + 0.12 * half, top + 0.15 * height), (x - 0.2 * half, top + 0.22 * height), (x - 0.5 * half, top + 0.21 * height)]))
+            caps.append(
+                np.array(
+                    [
+                        (x, top),
+                        (x + 0.5 * half, top + 0.21 * height),
+                        (x + 0.12 * half, top + 0.15 * height),
+                        (x - 0.2 * half, top + 0.22 * height),
+                        (x - 0.5 * half, top + 0.21 * height),
+                    ]
+                )
+            )
     if trees:
-        canvas.blend(canvas.patch(trees), (58, 92, 104), (36, 62, 84))
-        canvas.blend(canvas.patch(caps), (250, 252, 255))
-    canvas.below(_waves(canvas, 0.72, ((0.02, 1, 0.3),), scene.pan), (250, 251, 255), (206, 216, 240))
+        canvas.blend(canvas.patch(trees), (156, 180, 204), (132, 160, 192))
+        canvas.blend(canvas.patch(caps), (228, 236, 248))
+    canvas.below(_waves(canvas, 0.72, ((0.02, 1, 0.3),), scene.pan), (232, 238, 250), (190, 204, 234))
     _fence(canvas, scene)
 
 
 def _fence(canvas: Canvas, scene: Scene) -> None:
-    posts = [np.array([(x - 0.024, 0.8), (x + 0.024, 0.8), (x + 0.024, 1.02), (x - 0.024, 1.02)]) for _, x in _panorama(scene.pan, np.arange(5) * 0.4)]
+    posts = [
+        np.array([(x - 0.024, 0.86), (x + 0.024, 0.86), (x + 0.024, 1.02), (x - 0.024, 1.02)])
+        for _, x in _panorama(scene.pan, np.arange(5) * 0.4)
+    ]
     if posts:
-        canvas.blend(canvas.patch(posts), (110, 84, 84), (70, 54, 66))
-    rail = tube(np.array([(-0.05, 0.868), (0.5, 0.866), (1.05, 0.868)]), (0.03, 0.03, 0.03))
-    canvas.blend(canvas.patch([rail]), (124, 92, 86), (64, 48, 60))
+        canvas.blend(canvas.patch(posts), (176, 164, 176), (164, 156, 176))
+    rail = tube(np.array([(-0.05, 0.878), (0.5, 0.876), (1.05, 0.878)]), (0.026, 0.026, 0.026))
+    canvas.blend(canvas.patch([rail]), (164, 146, 152), (142, 128, 144))
     cap = _waves(canvas, 0.836, ((0.006, 5, 0.0), (0.004, 9, 0.2)), scene.pan)
     top = np.stack([canvas.steps, cap], 1)
-    snow = np.concatenate([top, [(1.01, 0.858), (-0.01, 0.858)]])
-    canvas.blend(canvas.patch([snow]), (255, 255, 255), (226, 234, 250))
+    snow = np.concatenate([top, [(1.01, 0.866), (-0.01, 0.866)]])
+    canvas.blend(canvas.patch([snow]), (242, 246, 253), (222, 230, 248))
 
 
 def _leaves(canvas: Canvas, crowns: list[Points], colour: Colour) -> None:
@@ -186,7 +222,7 @@ def _ripples(canvas: Canvas, scene: Scene, level: float) -> None:
     x = (spots * 0.618034 + scene.pan) % 1.2 - 0.2
     length = 0.06 + 0.1 * (spots / 26)
     lines = [np.array([(a, b), (a + c, b)]) for a, b, c in zip(x, y, length, strict=True)]
-    canvas.blend(canvas.patch(lines, stroke=0.006, line=True), (168, 212, 244), opacity=0.5)
+    canvas.blend(canvas.patch(lines, stroke=0.006, line=True), (190, 224, 248), opacity=0.4)
 
 
 def _litter(canvas: Canvas, scene: Scene, level: float) -> None:

@@ -7,14 +7,18 @@ Feather tips are part of the outline at any size; barbs and down appear as soon 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from data_prep.birds.anatomy import ANATOMY, Anatomy, Mark
+from data_prep.birds.anatomy import Anatomy, Mark
+from data_prep.birds.great_birds import GREAT_BIRDS
 from data_prep.birds.palette import CREAM, INK, PAINT, SLATE, Colour, contrasting, lit, mix, shaded
 from data_prep.birds.scene import Bird
-from data_prep.birds.shapes import Canvas, Patch, Points, curve, ellipse, tube, turn
+from data_prep.birds.shapes import Canvas, Patch, Points, curve, ellipse, smooth, tube, turn
+from data_prep.birds.songbirds import SONGBIRDS
 
+_ANATOMY = SONGBIRDS | GREAT_BIRDS
 _WHITE: Colour = (255, 255, 255)
 
 
@@ -34,7 +38,7 @@ class Stance:
     @property
     def outline(self) -> float:
         """Width of the ink around it."""
-        return 0.008 + 0.016 * self.bird.extent
+        return 0.0045 + 0.007 * self.bird.extent
 
     def place(self, points: Points, tilted: bool = True) -> Points:
         """The points on the canvas; legs stand, everything else tilts about the feet."""
@@ -54,12 +58,12 @@ class Stance:
 
 def paint_bird(canvas: Canvas, species: str, bird: Bird, ground: float, sun: float) -> None:
     """Draw a bird whose feet stand at height `ground` (y, in picture sides), lit from x = `sun`."""
-    stance = Stance(ANATOMY[species], bird, ground)
+    stance = Stance(_ANATOMY[species], bird, ground)
     body, wing = PAINT[bird.body], PAINT[bird.wing]
     _legs(canvas, stance)
     _tail(canvas, stance, wing)
     outlines = _silhouette(stance, species)
-    crest = [stance.head(curve(part)) for part in stance.anatomy.crest]
+    crest = [stance.head(smooth(part)) for part in stance.anatomy.crest]
     canvas.blend(canvas.patch(outlines + crest, stroke=2 * stance.outline), INK)
     canvas.blend(canvas.patch(crest), lit(wing), wing)
     shape = canvas.patch(outlines)
@@ -73,7 +77,7 @@ def paint_bird(canvas: Canvas, species: str, bird: Bird, ground: float, sun: flo
 
 
 def _silhouette(stance: Stance, species: str) -> list[Points]:
-    outlines = [stance.place(curve(stance.anatomy.body)), stance.head(curve(stance.anatomy.head))]
+    outlines = [stance.place(smooth(stance.anatomy.body)), stance.head(smooth(stance.anatomy.head))]
     if species == "heron":
         top = turn(np.array([(0.11, -0.92)]), stance.anatomy.neck, stance.bird.nod)[0]
         spine = [tuple(top), (0.16, -0.84), (0.2, -0.74), (0.14, -0.65), (0.15, -0.56), (0.06, -0.47)]
@@ -95,7 +99,7 @@ def _legs(canvas: Canvas, stance: Stance) -> None:
 
 
 def _tail(canvas: Canvas, stance: Stance, wing: Colour) -> None:
-    feathers = [stance.tail(curve(part)) for part in stance.anatomy.tail]
+    feathers = [stance.tail(smooth(part)) for part in stance.anatomy.tail]
     canvas.blend(canvas.patch(feathers, stroke=2 * stance.outline), INK)
     for feather, tone in zip(feathers, (shaded(wing, 0.22), wing), strict=False):
         patch = canvas.patch([feather])
@@ -130,7 +134,7 @@ def _mark(canvas: Canvas, stance: Stance, mark: Mark, shape: Patch, colours: tup
         patch = canvas.patch(lines, stroke=0.03 * stance.unit, line=True)
         canvas.blend(canvas.within(patch, shape), contrasting(colours[0]))
         return
-    patch = canvas.within(canvas.patch([place(curve(mark.outline))]), shape)
+    patch = canvas.within(canvas.patch([place(smooth(mark.outline))]), shape)
     contrast = contrasting(colours[0])
     tone = {"contrast": contrast, "dark": SLATE if contrast == CREAM else INK, "pale": mix(colours[0], contrast, 0.55)}
     canvas.blend(patch, tone[mark.tone], shaded(tone[mark.tone], 0.12), mark.opacity)
@@ -145,21 +149,36 @@ def _wing_frame(stance: Stance, points: Points) -> Points:
     return stance.place(turn(local, stance.anatomy.shoulder, stance.bird.wing_lift))
 
 
+@cache
+def _flight_feathers(anatomy: Anatomy) -> list[Points]:
+    """Fanned from the belly, where the innermost lies lowest, to the tip; in the wing's frame."""
+    depth, feathers = anatomy.wing_depth, []
+    for rank in np.linspace(1.0, 0.0, anatomy.primaries).tolist():
+        end = (1.0 - 0.5 * rank, 0.1 * depth + 0.8 * depth * rank**0.8)
+        root = (0.05, 0.25 * depth * rank)
+        middle = (0.5 * (root[0] + end[0]), 0.5 * (root[1] + end[1]) + 0.1 * depth)
+        feathers.append(tube(np.array([root, middle, end]), (0.1, 0.3 * depth, 0.05)))
+    return feathers
+
+
+@cache
+def _coverts(depth: float) -> Points:
+    """The small feathers at the front of the wing, as one outline in its frame."""
+    along = np.array([-0.1, 0.06, 0.36, 0.62, 0.5, 0.36, 0.24, 0.08])
+    down = depth * np.array([0.1, -0.3, -0.34, -0.05, 0.32, 0.4, 0.66, 0.62])
+    return curve(np.stack([along, down], 1))
+
+
 def _wing(canvas: Canvas, stance: Stance, wing: Colour) -> None:
     """Flight feathers fanned from tip to belly, coverts over them, bars of the species."""
-    depth, count = stance.anatomy.wing_depth, stance.anatomy.primaries
-    feathers = []
-    for rank in np.linspace(1.0, 0.0, count):  # the innermost, nearest the belly, lies lowest
-        end = (1.0 - 0.5 * rank, 0.1 * depth + 0.8 * depth * rank ** 0.8)
-        root = (0.05, 0.0 + 0.25 * depth * rank)
-        middle = (0.5 * (root[0] + end[0]), 0.5 * (root[1] + end[1]) + 0.1 * depth)
-        feathers.append(_wing_frame(stance, tube(np.array([root, middle, end]), (0.1, 0.3 * depth, 0.05))))
-    covert = np.array([(-0.1, 0.1 * depth), (0.06, -0.3 * depth), (0.36, -0.34 * depth), (0.62, -0.05 * depth), (0.5, 0.32 * depth), (0.36, 0.4 * depth), (0.24, 0.66 * depth), (0.08, 0.62 * depth)])
-    coverts = _wing_frame(stance, curve(covert))
+    feathers = [_wing_frame(stance, feather) for feather in _flight_feathers(stance.anatomy)]
+    coverts = _wing_frame(stance, _coverts(stance.anatomy.wing_depth))
     canvas.blend(canvas.patch([*feathers, coverts], stroke=1.6 * stance.outline), INK)
     edge = 0.012 * stance.unit
     for number, feather in enumerate(feathers):
-        tone = shaded(wing, 0.1 + 0.12 * (number % 2)) if wing != PAINT["black"] else mix(wing, _WHITE, 0.1 * (number % 2))
+        tone = (
+            shaded(wing, 0.1 + 0.12 * (number % 2)) if wing != PAINT["black"] else mix(wing, _WHITE, 0.1 * (number % 2))
+        )
         canvas.blend(canvas.patch([feather], stroke=edge), shaded(wing, 0.55))
         patch = canvas.patch([feather])
         canvas.blend(patch, tone)
@@ -192,7 +211,11 @@ def _scallops(canvas: Canvas, stance: Stance, coverts: Patch | None, wing: Colou
         return
     depth = stance.anatomy.wing_depth
     arc = np.stack([0.05 * np.cos(np.linspace(-1.4, 1.4, 7)), 0.11 * depth * np.sin(np.linspace(-1.4, 1.4, 7))], 1)
-    spots = [(x, y * depth + 0.1 * depth * (row % 2)) for row, x in enumerate(np.arange(0.0, 0.56, 0.09)) for y in np.arange(-0.4, 0.7, 0.2)]
+    spots = [
+        (x, y * depth + 0.1 * depth * (row % 2))
+        for row, x in enumerate(np.arange(0.0, 0.56, 0.09))
+        for y in np.arange(-0.4, 0.7, 0.2)
+    ]
     arcs = [_wing_frame(stance, arc + spot) for spot in spots]
     patch = canvas.within(canvas.patch(arcs, stroke=0.009 * stance.unit, line=True), coverts)
     canvas.blend(patch, shaded(wing, 0.5), opacity=0.6 * visible)
@@ -205,7 +228,9 @@ def _bars(canvas: Canvas, stance: Stance, wing: Colour) -> None:
     for bar in range(stance.anatomy.wing_bars):
         x = 0.42 + 0.14 * bar
         reach = 0.55 - 0.1 * bar
-        lines.append(_wing_frame(stance, np.array([(x + 0.04, -0.12 * depth), (x, 0.2 * depth), (x - 0.06, reach * depth)])))
+        lines.append(
+            _wing_frame(stance, np.array([(x + 0.04, -0.12 * depth), (x, 0.2 * depth), (x - 0.06, reach * depth)]))
+        )
     if lines:
         canvas.blend(canvas.patch(lines, stroke=0.04 * stance.unit, line=True), contrasting(wing))
 
@@ -213,7 +238,7 @@ def _bars(canvas: Canvas, stance: Stance, wing: Colour) -> None:
 def _face(canvas: Canvas, stance: Stance, species: str) -> None:
     """Beak and eyes."""
     anatomy = stance.anatomy
-    beaks = [stance.head(np.asarray(part)) for part in anatomy.beak]
+    beaks = [stance.head(np.asarray(part) if len(part) < 6 else smooth(part)) for part in anatomy.beak]
     canvas.blend(canvas.patch(beaks, stroke=1.4 * stance.outline), INK)
     canvas.blend(canvas.patch(beaks), lit(anatomy.beak_colour), shaded(anatomy.beak_colour))
     x, y, radius = anatomy.eye

@@ -17,13 +17,13 @@ PAINT: dict[str, Colour] = {
     "green": (46, 148, 70),
     "blue": (40, 100, 208),
     "purple": (134, 66, 176),
-    "black": (42, 42, 52),
-    "white": (246, 244, 240),
+    "black": (48, 48, 58),
+    "white": (244, 242, 238),
 }
 
-INK: Colour = (34, 28, 42)
-CREAM: Colour = (252, 244, 224)
-SLATE: Colour = (58, 58, 74)
+INK: Colour = (70, 56, 74)
+CREAM: Colour = (246, 234, 210)
+SLATE: Colour = (76, 76, 94)
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:

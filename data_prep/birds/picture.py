@@ -16,4 +16,5 @@ def draw(scene: Scene, size: int) -> np.ndarray:
     paint_background(canvas, scene)
     for bird in scene.birds:
         paint_bird(canvas, scene.species, bird, GROUND[scene.background], scene.sun)
-    return np.rint((canvas.pixels * scene.light).clip(0, 255)).astype(np.uint8)
+    picture: np.ndarray = np.rint((canvas.pixels * scene.light).clip(0, 255)).astype(np.uint8)
+    return picture

@@ -16,7 +16,7 @@ PAIR_EXTENT = 0.44
 
 @dataclass(frozen=True)
 class Bird:
-    """One bird: its two colours, where it stands and how it holds itself. Lengths in picture sides, angles in radians."""
+    """One bird: its colours, its place and how it holds itself. Lengths in picture sides, angles in radians."""
 
     wing: str
     body: str
@@ -71,12 +71,12 @@ def _bird(rng: np.random.Generator, colours: tuple[str, str], extent: float, x: 
         wing=colours[0],
         body=colours[1],
         heading=HEADINGS[int(rng.integers(2))],
-        extent=extent * float(rng.uniform(0.95, 1.05)),
-        x=x + float(rng.uniform(-0.03, 0.03)),
-        tilt=float(rng.uniform(-0.12, 0.12)),
-        nod=float(rng.uniform(-0.16, 0.16)),
-        wing_lift=float(rng.uniform(-0.1, 0.16)),
-        tail_lift=float(rng.uniform(-0.14, 0.14)),
+        extent=extent * float(rng.uniform(0.96, 1.04)),
+        x=x + float(rng.uniform(-0.025, 0.025)),
+        tilt=float(rng.uniform(-0.08, 0.08)),
+        nod=float(rng.uniform(-0.12, 0.12)),
+        wing_lift=float(rng.uniform(-0.06, 0.1)),
+        tail_lift=float(rng.uniform(-0.08, 0.08)),
     )
 
 
@@ -97,10 +97,10 @@ def describe(seed: int, index: int) -> Scene:
         size=size if count == 1 else "medium",
         background=background,
         birds=tuple(_bird(rng, pair, extent, x) for pair, x in zip(colours, places, strict=True)),
-        light=float(rng.uniform(0.94, 1.05)),
+        light=float(rng.uniform(0.95, 1.04)),
         sun=float(rng.uniform(0.15, 0.85)),
         pan=float(rng.random()),
-        horizon=float(rng.uniform(-0.03, 0.03)),
+        horizon=float(rng.uniform(-0.02, 0.02)),
         pitch=float(rng.normal(0.0, 0.06)),
         tempo=float(rng.uniform(0.85, 1.2)),
         noise=float(rng.uniform(0.3, 1.0)),

@@ -8,8 +8,10 @@ Shapes: n points of (x, y); h w of the box a shape touches; s canvas side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,19 +36,26 @@ _BASIS = _spline_basis(_STEPS)
 def curve(points: Sequence[tuple[float, float]] | Points, closed: bool = True) -> Points:
     """The smooth line through the points; closed, or from the first to the last."""
     knots = np.asarray(points, dtype=np.float64)
-    if not closed:
+    if closed:
+        knots = np.concatenate([knots[-1:], knots, knots[:2]])
+    else:
         knots = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
-        spans = np.stack([knots[:-3], knots[1:-2], knots[2:-1], knots[3:]], 1)
-        return np.concatenate([(_BASIS @ spans).reshape(-1, 2), knots[-2:-1]])
-    spans = np.stack([np.roll(knots, 1, 0), knots, np.roll(knots, -1, 0), np.roll(knots, -2, 0)], 1)
-    return np.asarray((_BASIS @ spans).reshape(-1, 2))
+    spans = np.stack([knots[:-3], knots[1:-2], knots[2:-1], knots[3:]], 1)
+    smooth: Points = np.matmul(_BASIS, spans).reshape(-1, 2)
+    return smooth if closed else np.concatenate([smooth, knots[-2:-1]])
+
+
+@cache
+def smooth(outline: tuple[tuple[float, float], ...]) -> Points:
+    """`curve` of an outline that never changes."""
+    return curve(outline)
 
 
 def tube(points: Sequence[tuple[float, float]] | Points, radii: Sequence[float]) -> Points:
     """A rounded band along the smooth line through the points, with a radius at each of them."""
     spine = curve(points, closed=False)
-    along = np.gradient(spine, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True) + 1e-9
+    ends = np.concatenate([2 * spine[:1] - spine[1:2], spine, 2 * spine[-1:] - spine[-2:-1]])
+    along = _unit(ends[2:] - ends[:-2])
     across = np.stack([-along[:, 1], along[:, 0]], 1)
     radius = np.interp(np.arange(len(spine)), np.arange(len(radii)) * _STEPS, radii)[:, None]
     cap = np.linspace(-np.pi / 2, np.pi / 2, 7)[1:-1, None]
@@ -70,6 +79,19 @@ def turn(points: Points, pivot: tuple[float, float], angle: float) -> Points:
     return np.asarray((points - pivot) @ np.array([[cos, sin], [-sin, cos]]) + pivot)
 
 
+def _unit(vectors: Points) -> Points:
+    return np.asarray(vectors / (np.sqrt((vectors * vectors).sum(1, keepdims=True)) + 1e-9))
+
+
+def _outset(outline: Points, distance: float) -> Points:
+    """The closed outline moved outwards; corners mitred up to twice the distance."""
+    after = np.concatenate([outline[1:], outline[:1]]) - outline
+    twice_area = float((outline[:, 0] * after[:, 1] - outline[:, 1] * after[:, 0]).sum())
+    normal = _unit(after[:, ::-1] * (np.array([1.0, -1.0]) if twice_area > 0 else np.array([-1.0, 1.0])))
+    corner = normal + np.concatenate([normal[-1:], normal[:-1]])
+    return np.asarray(outline + distance * corner / np.maximum(0.5 * (corner * corner).sum(1, keepdims=True), 0.5))
+
+
 @dataclass(frozen=True)
 class Patch:
     """Coverage 0 to 1 of a box of pixels: float32 (h, w, 1)."""
@@ -84,36 +106,41 @@ class Canvas:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.grain = max(2, min(8, 640 // size))
+        self.grain = max(2, min(6, 640 // size))
         self.pixels = np.zeros((size, size, 3), np.float32)
         self.steps = ((np.arange(size) + 0.5) / size).astype(np.float32)
 
     def shows(self, length: float) -> float:
         """How much of a detail this long can be seen here: 0 below a pixel and a half, 1 above three pixels."""
-        return float(np.clip(length * self.size / 1.5 - 1.0, 0.0, 1.0))
+        return min(max(length * self.size / 1.5 - 1.0, 0.0), 1.0)
 
     def patch(self, outlines: Sequence[Points], stroke: float = 0.0, line: bool = False) -> Patch | None:
         """Coverage of all outlines together, widened by half a `stroke`, or of `line`s that wide; None off canvas."""
         if not outlines:
             return None
         corners = np.concatenate(outlines)
-        low = np.floor((corners.min(0) - stroke) * self.size).astype(int).clip(0, self.size)
-        high = np.ceil((corners.max(0) + stroke) * self.size).astype(int).clip(0, self.size)
-        width, height = (high - low).tolist()
+        left, top = (self._edge(math.floor((edge - stroke) * self.size)) for edge in corners.min(0).tolist())
+        right, bottom = (self._edge(math.ceil((edge + stroke) * self.size)) for edge in corners.max(0).tolist())
+        width, height = right - left, bottom - top
         if width < 1 or height < 1:
             return None
-        grain = self.grain
+        grain, low = self.grain, np.array([left, top])
         image = Image.new("L", (width * grain, height * grain))
         draw = ImageDraw.Draw(image)
         for outline in outlines:
             corner_list = ((outline * self.size - low) * grain).ravel().tolist()
-            if not line:
-                draw.polygon(corner_list, fill=255)
+            if line:
+                joint = "curve" if stroke * self.size > 4 else None  # gaps at the bends show from there on
+                draw.line(corner_list, fill=255, width=max(1, round(stroke * self.size * grain)), joint=joint)
+                continue
+            draw.polygon(corner_list, fill=255)
             if stroke:
-                ends = corner_list if line else corner_list + corner_list[:4]
-                draw.line(ends, fill=255, width=max(1, round(stroke * self.size * grain)))
-        cover = np.asarray(image.reduce(grain), np.float32)[:, :, None] * np.float32(1 / 255)
-        return Patch(cover, slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+                draw.polygon(((_outset(outline, stroke / 2) * self.size - low) * grain).ravel().tolist(), fill=255)
+        cells = np.frombuffer(image.reduce(grain).tobytes(), np.uint8).reshape(height, width, 1)
+        return Patch(cells * np.float32(1 / 255), slice(top, bottom), slice(left, right))
+
+    def _edge(self, pixel: int) -> int:
+        return min(max(pixel, 0), self.size)
 
     def blend(self, patch: Patch | None, top: Colour, bottom: Colour | None = None, opacity: float = 1.0) -> None:
         """Lay a colour, or a vertical gradient over the patch, on the picture."""
@@ -146,7 +173,7 @@ class Canvas:
 
     def below(self, height: np.ndarray, top: Colour, bottom: Colour) -> None:
         """Fill everything under a line given at every column, (s,), with a gradient down to the lower edge."""
-        start = int(np.clip(np.floor((height.min()) * self.size) - 1, 0, self.size - 1))
+        start = min(max(math.floor(float(height.min()) * self.size) - 1, 0), self.size - 1)
         rows = slice(start, self.size)
         slope = np.gradient(height) * self.size
         cover = (self.steps[rows, None] - height) * (self.size / np.sqrt(1 + slope * slope)) + 0.5
