@@ -1,0 +1,97 @@
+"""Everything the stage measures, in order: probe, reconstructions, samples; into results.json, pictures and tables.
+
+Every figure that depends on a feature extractor carries its name: `probe` (penultimate layer of the probe trained on
+all attributes) or `random` (a fixed random network).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.artifacts import write_json
+from pipeline.schema import plain
+from pipeline.shard_index import open_shards
+from pipeline.shards import read_pass
+from pipeline.tracking import Tracker
+from stages.evaluation.config import EvaluationConfig
+from stages.evaluation.pictures import LabelledDecode, find_values, labels_of
+from stages.evaluation.probe_model import Probe
+from stages.evaluation.probes import accuracies, answers, get_probe, stack_labels
+from stages.evaluation.reconstruction import code_use, reconstruction_figures
+from stages.evaluation.samples import class_grid, sample_figures
+from stages.generate import Painter
+from stages.vqvae.images import center_decode
+from stages.vqvae.load import load_autoencoder
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real pictures of val: uint8 (n, 3, h, w), their classes (-1: none) and attribute numbers."""
+
+    images: Tensor
+    labels: Tensor
+    attributes: dict[str, Tensor]
+
+    def part(self, first: int, last: int) -> Real:
+        """Pictures `first` to `last`."""
+        some = {name: numbers[first:last] for name, numbers in self.attributes.items()}
+        return Real(self.images[first:last], self.labels[first:last], some)
+
+
+def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    """Fill the stage folder; the figures. Stages the recipe has not are left out."""
+    out.mkdir(parents=True, exist_ok=True)
+    tracker = Tracker.start(out, cfg.tracking, "evaluation", plain(cfg))
+    shards = open_shards(inputs["shards"])
+    model, about = load_autoencoder(inputs["vqvae"])
+    size = int(about["image_size"])
+    train, val = shards.split("train"), shards.splits.get("val") or shards.split("train")
+    values = find_values(train, len(shards.info.get("classes", [])))
+    probe = get_probe(cfg, train, values, size, out) if values else None
+    real = read_real(val, probe, size, max(cfg.reconstructions, 2 * cfg.samples))
+    results: dict[str, Any] = {"split": "val" if "val" in shards.splits else "train"}
+    if probe is not None:
+        results["probe_on_real"] = accuracies(answers(probe, real.images), real.attributes)
+    figures, pictures = reconstruction_figures(model, real.part(0, cfg.reconstructions), probe)
+    results["reconstruction"] = figures
+    if "codes" in inputs:
+        results["codes"] = code_use(inputs["codes"])
+    if "prior" in inputs:
+        painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name, device="cpu")
+        results["samples"] = sample_figures(cfg, painter, real, probe)
+        pictures["samples"] = class_grid(painter)
+    write_json(out / "results.json", results)
+    tracker.images(pictures, 0)
+    tracker.log(_flat(results), 0)
+    tracker.table("figures", ["figure", "value"], [[name, value] for name, value in _flat(results).items()], 0)
+    tracker.finish()
+    return results
+
+
+def read_real(val: list[Any], probe: Probe | None, size: int, most: int) -> Real:
+    """The first `most` pictures of val: shards are shuffled when they are written, so these are as good as any."""
+    decode = LabelledDecode(center_decode(size), probe.values if probe is not None else {})
+    batches = list(read_pass(val, decode, batch_size=256, limit=most))
+    names = probe.values if probe is not None else {}
+    return Real(
+        torch.cat([batch["image"] for batch in batches]),
+        torch.cat([batch["label"] for batch in batches]),
+        stack_labels(labels_of(batch, names) for batch in batches),
+    )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Nested figures under names with slashes."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float | np.floating):
+            flat[f"{prefix}{name}"] = float(value)
+    return flat

@@ -1,0 +1,70 @@
+"""What the prior paints, against real pictures: obedience, quality, diversity, speed.
+
+n real pictures of val are the reference, n other ones the held-out ceiling, n painted ones take the classes of the
+reference; one sampler setting (the recipe's) for every figure.
+
+Shapes: n pictures, d feature width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.evaluation.config import EvaluationConfig
+from stages.evaluation.pictures import CLASS
+from stages.evaluation.probe_model import Probe, random_trunk
+from stages.evaluation.probes import accuracies, answers, features
+from stages.generate import Painter
+from stages.metrics import frechet_distance, kernel_distance, precision_recall_density_coverage, sharpness
+from stages.vqvae.images import picture_to_tensor, rows_of_pictures
+
+if TYPE_CHECKING:
+    from stages.evaluation.measure import Real
+
+GRID_CLASSES, GRID_EACH = 16, 10
+
+
+def sample_figures(cfg: EvaluationConfig, painter: Painter, real: Real, probe: Probe | None) -> dict[str, Any]:
+    """All figures on painted pictures; `n` says how many there were room for."""
+    n = min(cfg.samples, len(real.images) // 2)
+    reference, other = real.part(0, n), real.part(n, 2 * n)
+    began = time.monotonic()
+    painted = torch.from_numpy(painter.paint(reference.labels, torch.arange(n) + 1_000_000)).permute(0, 3, 1, 2)
+    figures: dict[str, Any] = {"n": n, "images_per_second": n / (time.monotonic() - began)}
+    figures["sharpness"] = float(sharpness(picture_to_tensor(painted)).mean())
+    if probe is not None and CLASS in probe.values and painter.classes:
+        asked = {CLASS: reference.attributes[CLASS]}
+        figures["class_accuracy"] = accuracies(answers(probe, painted), asked)[CLASS]
+    networks: dict[str, Callable[[Tensor], Tensor]] = {"random": random_trunk()}
+    if probe is not None:
+        networks["probe"] = probe.features
+    for name, network in networks.items():
+        sets = [features(network, pictures) for pictures in (reference.images, other.images, painted)]
+        figures[name] = compare(*sets, k=min(cfg.neighbours, n - 1))
+    return figures
+
+
+def compare(reference: Tensor, other: Tensor, painted: Tensor, *, k: int) -> dict[str, float]:
+    """Painted against reference, other real against reference (`ceiling_*`), and their ratio (`*_of_ceiling`)."""
+    ours = precision_recall_density_coverage(reference, painted, k)
+    ceiling = precision_recall_density_coverage(reference, other, k)
+    figures = dict(ours) | {f"ceiling_{name}": value for name, value in ceiling.items()}
+    figures |= {f"{name}_of_ceiling": ours[name] / max(ceiling[name], 1e-9) for name in ours}
+    figures["frechet_distance"] = frechet_distance(reference, painted)
+    figures["ceiling_frechet_distance"] = frechet_distance(reference, other)
+    figures["kernel_distance"] = kernel_distance(reference, painted)
+    return figures
+
+
+def class_grid(painter: Painter) -> np.ndarray:
+    """A row per class (the first 16), ten pictures each; without classes eight rows of whatever is painted."""
+    rows = min(GRID_CLASSES, len(painter.classes)) or GRID_EACH
+    labels = torch.arange(rows).repeat_interleave(GRID_EACH) if painter.classes else torch.full((rows * GRID_EACH,), -1)
+    pictures = painter.paint(labels, torch.arange(len(labels)))
+    return rows_of_pictures(*np.split(pictures, rows))
