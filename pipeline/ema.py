@@ -21,7 +21,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def follow(average: nn.Module, weights: Iterable[Tensor], buffers: Iterable[Tensor], decay: float) -> None:
     """Move `average` towards `weights` by 1 - decay, and copy `buffers`."""
-    averages = list(average.parameters())
+    averages: list[Tensor] = list(average.parameters())
     torch._foreach_lerp_(averages, [weight.detach().float() for weight in weights], 1.0 - decay)
     for target, source in zip(average.buffers(), buffers, strict=True):
         target.copy_(source)

@@ -94,14 +94,13 @@ class Player:
         if self.sharded:
             self.wrapped.backward(loss, scale_wrt_gas=False)
         else:  # only into this player's own weights: a second player's graph may run through the same loss
-            loss.backward(inputs=self.parameters)
+            torch.autograd.backward(loss, inputs=self.parameters)
 
     def _step(self) -> tuple[float | Tensor, bool]:
         """Clip and step, or skip a non-finite gradient; ranks agree because the gradient is already summed."""
         if self.sharded:
             self.wrapped.step()
-            norm = float(self.wrapped.get_global_grad_norm() or 0.0)
-            return norm, bool(self.wrapped.optimizer.overflow)
+            return float(self.wrapped.get_global_grad_norm() or 0.0), bool(self.wrapped.optimizer.overflow)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip or float("inf"))
         skipped = not bool(torch.isfinite(norm))
         if not skipped:

@@ -117,8 +117,8 @@ class Run:
 
         previous: dict[int, Any] = {}
         try:
-            for number in SIGNALS:
-                previous[number] = signal.signal(number, request)
+            for wanted in SIGNALS:
+                previous[wanted] = signal.signal(wanted, request)
         except ValueError:  # not the main thread: whoever started the thread owns the signals
             previous = {}
         try:

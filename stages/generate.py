@@ -90,7 +90,7 @@ class Painter:
 
     def paint(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
         """One picture per label (-1: none) and seed: uint8 (b, height, width, 3)."""
-        parts = zip(labels.split(BATCH), seeds.split(BATCH), strict=True)
+        parts = zip(torch.split(labels, BATCH), torch.split(seeds, BATCH), strict=True)
         return np.concatenate([self._paint(some, their_seeds, changes) for some, their_seeds in parts])
 
     def codes(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> list[Int[Tensor, "b h w"]]:

@@ -1,4 +1,6 @@
-"""A small real training run for the tests of loop, backend and checkpoints: `python -m tests.toy_training OUT [key=value]`.
+"""A small real training run for the tests of loop, backend and checkpoints.
+
+`python -m tests.toy_training OUT [key=value]`.
 
 A two-layer regressor with dropout and a buffer that follows the data, so that weights, EMA, buffers, optimizer and
 dropout must all come back for a resumed run to equal an undisturbed one.

@@ -64,7 +64,7 @@ def _train(probe: Probe, cfg: EvaluationConfig, train: list[Shard], size: int) -
             images = disturb(picture_to_tensor(micro_batch["image"]), micro_batch["row"], cfg.seed, step)
             loss = masked_loss(probe(images), labels_of(micro_batch, probe.values))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             bar.update(step + 1, {"loss": float(loss.detach())} if step % 50 == 0 else None)
@@ -92,7 +92,7 @@ def masked_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> T
 @torch.no_grad()
 def answers(probe: Probe, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
     """The value the probe sees for every attribute: int64 (n,) each. `images`: uint8 (n, 3, h, w)."""
-    parts = [probe(picture_to_tensor(some)) for some in images.split(batch)]
+    parts = [probe(picture_to_tensor(some)) for some in torch.split(images, batch)]
     return {name: torch.cat([part[name].argmax(1) for part in parts]) for name in probe.values}
 
 
@@ -109,7 +109,7 @@ def accuracies(seen: Mapping[str, Tensor], true: Mapping[str, Tensor]) -> dict[s
 @torch.no_grad()
 def features(network: Any, images: Tensor, batch: int = 256) -> Float[Tensor, "n d"]:
     """Features of uint8 pictures by `network` (a probe's `features`, or a trunk)."""
-    return torch.cat([network(picture_to_tensor(some)) for some in images.split(batch)])
+    return torch.cat([network(picture_to_tensor(some)) for some in torch.split(images, batch)])
 
 
 def stack_labels(batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

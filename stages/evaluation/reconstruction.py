@@ -42,7 +42,7 @@ def reconstruction_figures(
     """
     sums: dict[str, float] = {}
     rebuilt, tops = [], []
-    for part in real.images.split(BATCH):
+    for part in torch.split(real.images, BATCH):
         images = picture_to_tensor(part)
         output = model(images, top_every=1 if len(model.levels) > 1 else 0)
         for name, values in _figures(images, output.images.clamp(-1, 1)).items():
