@@ -151,7 +151,7 @@ def test_an_unreadable_sample_is_replaced_by_its_lanes_nearest_good_one_counted_
     assert replaced > 0 and batches.unreadable == replaced
     reports = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
     assert len(reports) == len({old for s in alone[:10] for old in s[0]} & names)
-    assert any("'000003' in shard train-000000" in r and "readable picture" in r for r in reports)
+    assert any("'000003' in shard train-000000" in r and "known format" in r for r in reports)
 
 
 def test_replacements_are_the_same_for_any_processes_and_workers(tmp_path) -> None:
