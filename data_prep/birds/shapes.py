@@ -41,8 +41,8 @@ def curve(points: Sequence[tuple[float, float]] | Points, closed: bool = True) -
     else:
         knots = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
     spans = np.stack([knots[:-3], knots[1:-2], knots[2:-1], knots[3:]], 1)
-    smooth: Points = np.matmul(_BASIS, spans).reshape(-1, 2)
-    return smooth if closed else np.concatenate([smooth, knots[-2:-1]])
+    line: Points = np.matmul(_BASIS, spans).reshape(-1, 2)
+    return line if closed else np.concatenate([line, knots[-2:-1]])
 
 
 @cache
@@ -70,7 +70,7 @@ _CIRCLE = np.linspace(0, 2 * np.pi, 28, endpoint=False)
 def ellipse(centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0) -> Points:
     """An ellipse as a polygon of 28 points."""
     around = np.stack([radii[0] * np.cos(_CIRCLE), radii[1] * np.sin(_CIRCLE)], 1)
-    return turn(around, (0.0, 0.0), angle) + np.asarray(centre)
+    return np.asarray(turn(around, (0.0, 0.0), angle) + centre)
 
 
 def turn(points: Points, pivot: tuple[float, float], angle: float) -> Points:

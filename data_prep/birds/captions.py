@@ -1,0 +1,67 @@
+"""Sentences about a scene, in English and Korean."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from data_prep.birds import wordings
+from data_prep.birds.scene import Scene, attributes
+from pipeline.randomness import numpy_rng
+
+SENTENCES_PER_LANGUAGE = 5
+_COLOUR_SLOTS = ("wing", "body", "left_wing", "left_body", "right_wing", "right_body")
+
+
+def captions(scene: Scene, *, held_out: bool = False) -> list[str]:
+    """True sentences about the picture in both languages, shuffled; the same ones for the same scene.
+
+    With `held_out` all the wordings that shards never contain, instead of some of the usual ones.
+    """
+    rng = numpy_rng(scene.seed, "bird captions", scene.index)
+    sentences = english(scene, rng, held_out) + korean(scene, rng, held_out)
+    return [sentences[place] for place in rng.permutation(len(sentences))]
+
+
+def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[str]:
+    """Sentences in English."""
+    one = wordings.ONE_ENGLISH_HELD_OUT if held_out else wordings.ONE_ENGLISH
+    two = wordings.TWO_ENGLISH_HELD_OUT if held_out else wordings.TWO_ENGLISH
+    sentences = []
+    for template in _some(rng, one if len(scene.birds) == 1 else two, held_out):
+        words = attributes(scene)
+        for slot, choices in wordings.ENGLISH.items():
+            if slot in words:
+                words[slot] = _one_of(rng, choices[words[slot]])
+        sentences.append(re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words)))
+    return sentences
+
+
+def korean(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[str]:
+    """Sentences in Korean."""
+    one = wordings.ONE_KOREAN_HELD_OUT if held_out else wordings.ONE_KOREAN
+    two = wordings.TWO_KOREAN_HELD_OUT if held_out else wordings.TWO_KOREAN
+    truth = attributes(scene)
+    sentences = []
+    for template in _some(rng, one if len(scene.birds) == 1 else two, held_out):
+        words: dict[str, str] = {}
+        for slot in ("size", "background", "species", "heading"):
+            if slot in truth:
+                words[slot] = _one_of(rng, wordings.KOREAN[slot][truth[slot]])
+        for slot in _COLOUR_SLOTS:
+            if slot in truth:
+                words[slot] = _one_of(rng, wordings.KOREAN["colour"][truth[slot]])
+                words[f"{slot}_shade"] = _one_of(rng, wordings.KOREAN["shade"][truth[slot]])
+        sentences.append(template.format(**words))
+    return sentences
+
+
+def _some(rng: np.random.Generator, templates: tuple[str, ...], every: bool) -> list[str]:
+    if every:
+        return list(templates)
+    return [templates[i] for i in rng.permutation(len(templates))[:SENTENCES_PER_LANGUAGE]]
+
+
+def _one_of(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    return words[int(rng.integers(len(words)))]
