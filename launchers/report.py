@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -115,15 +116,15 @@ def _caption(stage: StageFolder, one: Picture) -> str:
 
 
 def _curves(run: RunFolder) -> str:
+    titles = [name.replace("_", " ") for name in FIRST]
     parts = []
     for stage in run.stages:
         charts = charts_of({name: points for name, points in stage.series.items() if not name.startswith("perf/")})
         if not charts:
             continue
-        titles = [name.replace("_", " ") for name in FIRST]
-        first = [draw(chart) for chart in charts if chart.title in titles] or [draw(charts[0])]
-        rest = [draw(chart) for chart in charts if chart.title not in titles]
-        parts.append(f"<h3>{escape(stage.name)}</h3>{_row(first)}{folded('More curves', _row(rest))}")
+        first = [chart for chart in charts if chart.title in titles and not chart.flat] or charts[:1]
+        rest = [draw(chart) for chart in charts if chart not in first]
+        parts.append(f"<h3>{escape(stage.name)}</h3>{_row(list(map(draw, first)))}{folded('More curves', _row(rest))}")
     return section("curves", "Curves", *parts)
 
 
@@ -173,7 +174,9 @@ def _results(run: RunFolder) -> str:
     for stage in run.stages:
         figures = facts((name.replace("_", " "), value) for name, value in flat(stage.results))
         note = soft(stage.note) if stage.note else ""
-        tables = "".join(f"<h4>{escape(name)}</h4>{table(columns, rows)}" for name, columns, rows in stage.tables())
+        tables = "".join(
+            f"<h4>{escape(name.replace('_', ' '))}</h4>{table(columns, rows)}" for name, columns, rows in stage.tables()
+        )
         if figures or tables or note:
             parts.append(f"<div><h3>{escape(stage.name)}</h3>{note}{figures}{tables}</div>")
     return section("results", "Results", f'<div class="tables">{"".join(parts)}</div>' if parts else "")
@@ -185,7 +188,7 @@ def _throughput(run: RunFolder) -> str:
         if not (rates := [value for _, value in stage.series.get(RATE, ())]):
             continue
         memory = max((value for _, value in stage.series.get(MEMORY, ())), default=None)
-        rows.append([stage.name, median(rates), max(rates), memory])
-        figures += [draw(chart) for chart in charts_of({stage.name: stage.series[RATE]})]
+        rows.append([stage.name, median(rates), max(rates), "–" if memory is None else memory])
+        figures += [draw(replace(chart, from_zero=True)) for chart in charts_of({stage.name: stage.series[RATE]})]
     columns = ["stage", "images per second, median", "best", "GPU memory, GiB"]
     return section("throughput", "Throughput", *([table(columns, rows), _row(figures)] if rows else []))

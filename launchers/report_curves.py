@@ -13,8 +13,8 @@ from html import escape
 
 Points = Sequence[tuple[int, float]]
 
-WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 30
+WIDTH, HEIGHT = 480, 250
+LEFT, RIGHT, TOP, BOTTOM = 54, 24, 12, 30
 COLOURS = 6
 MAX_POINTS = 400
 _LEVEL = re.compile(r"_?level_?(\d+)_?")
@@ -36,6 +36,12 @@ class Chart:
 
     title: str
     lines: list[Line] = field(default_factory=list)
+    from_zero: bool = False
+
+    @property
+    def flat(self) -> bool:
+        """Whether nothing in it ever changes."""
+        return len({value for line in self.lines for _, value in line.points}) == 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Axes:
 
 
 def charts_of(series: Mapping[str, Points]) -> list[Chart]:
-    """Charts of a stage's metrics, the ones that say most first.
+    """Charts of a stage's metrics, the ones that say most first; a figure known at one step only makes no chart.
 
     Args:
         series: {'train/loss': points, 'val/psnr': points, 'train/level0_commitment': points, ...}.
@@ -72,7 +78,8 @@ def charts_of(series: Mapping[str, Points]) -> list[Chart]:
         label = f"level {level[1]}, {split}" if level else split or figure
         colour = int(level[1]) if level else int(split == "val")
         chart.lines.append(Line(label, points, colour % COLOURS, dashed=split == "val" and len(points) > 1))
-    return [charts[title] for title in sorted(charts, key=lambda title: (_importance(title), title))]
+    drawn = {title: chart for title, chart in charts.items() if max(len(line.points) for line in chart.lines) > 1}
+    return [drawn[title] for title in sorted(drawn, key=lambda title: (_importance(title), title))]
 
 
 FIRST = ("loss", "psnr", "bits_per_image")
@@ -84,19 +91,21 @@ def _importance(title: str) -> int:
 
 def draw(chart: Chart) -> str:
     """The chart as a figure with its legend: an SVG without script or outside reference."""
-    axes = _axes(chart.lines)
+    axes = _axes(chart.lines, from_zero=chart.from_zero)
     body = [*_grid(axes), *(_curve(line, axes) for line in chart.lines)]
     spoken = ", ".join(f"{line.label} ends at {short(line.points[-1][1])}" for line in chart.lines)
-    legend = "".join(
-        f'<li><svg viewBox="0 0 22 8" aria-hidden="true"><path class="line c{line.colour}{_dash(line)}" d="M1 4H21"/></svg>'
-        f"{escape(line.label)} <b>{short(line.points[-1][1])}</b></li>"
-        for line in chart.lines
-    )
+    legend = "".join(map(_legend, chart.lines))
     return (
         f'<figure class="chart"><figcaption>{escape(chart.title)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.title)}: {escape(spoken)}">'
         f'{"".join(body)}</svg><ul class="legend">{legend}</ul></figure>'
     )
+
+
+def _legend(line: Line) -> str:
+    mark = f'<path class="line c{line.colour}{_dash(line)}" d="M1 4H21"/>'
+    words = f"{escape(line.label)} <b>{short(line.points[-1][1])}</b>"
+    return f'<li><svg viewBox="0 0 22 8" aria-hidden="true">{mark}</svg>{words}</li>'
 
 
 def short(value: float) -> str:
@@ -128,21 +137,21 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _axes(lines: Sequence[Line]) -> Axes:
+def _axes(lines: Sequence[Line], *, from_zero: bool) -> Axes:
     steps = [step for line in lines for step, _ in line.points]
     values = sorted(value for line in lines for _, value in thinned(line.points))
     low, high = values[0], values[-1]
     if len(values) >= 50:  # a few spikes must not flatten the rest of the curve
         low, high = values[len(values) // 100], values[-1 - len(values) // 100]
     room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    lowest = 0.0 if 0 <= low <= 0.35 * high else low - room
+    lowest = 0.0 if 0 <= low <= high * (1 if from_zero else 0.35) and high else low - room
     x_low, x_high = min(steps), max(steps)
     return Axes(x_low, x_high if x_high > x_low else x_low + 1, lowest, high + room)
 
 
 def _grid(axes: Axes) -> list[str]:
     parts = []
-    for value in ticks(axes.y_low, axes.y_high):
+    for value in ticks(axes.y_low, axes.y_high, 6):
         y = axes.y(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_tick(value)}</text>')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ SHOWN_WIDTH = 1040
 LARGEST_SIDE = 2400
 """Larger pictures are scaled down before they enter the page."""
 MAX_LISTED = 12
+_HASH = re.compile(r"[0-9a-f]{40,64}")
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fbfaf7;--fg:#1d1c1a;--soft:#6d6a64;--line:#dfdbd2;--panel:#fff;--good:#2c7a4b;
@@ -42,7 +44,7 @@ figure{margin:0 0 1.4rem}figcaption{margin:.35rem 0}
 .picture img{display:block;max-width:100%;height:auto;border-radius:4px}
 .picture img.small{image-rendering:pixelated}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:1rem}.strip img{width:100%}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:1rem 1.4rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:1rem 1.4rem}
 .chart{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.7rem .8rem .5rem;margin:0}
 .chart figcaption{color:var(--fg);font-weight:600;margin:0 0 .3rem}.chart>svg{width:100%;height:auto;display:block}
 .chart text{fill:var(--soft);font-size:13px;font-variant-numeric:tabular-nums}
@@ -51,9 +53,12 @@ figure{margin:0 0 1.4rem}figcaption{margin:.35rem 0}
 .c0{--k:var(--c0)}.c1{--k:var(--c1)}.c2{--k:var(--c2)}.c3{--k:var(--c3)}.c4{--k:var(--c4)}.c5{--k:var(--c5)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;padding:0;margin:.4rem 0 0;font-size:.82rem;
 color:var(--soft)}.legend svg{width:22px;height:8px;margin-right:.4rem}.legend b{color:var(--fg);font-weight:600}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
+.wide{overflow-x:auto;margin-bottom:1.2rem}.tables .wide>table{width:100%}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;vertical-align:top;padding:.28rem 1.4rem .28rem 0;border-bottom:1px solid var(--line)}
-th{font-weight:500;color:var(--soft)}td{overflow-wrap:anywhere;min-width:4rem}td.number{text-align:right}
+th{font-weight:500;color:var(--soft);overflow-wrap:break-word}td{overflow-wrap:break-word;min-width:4rem}
+td.number,.tables th+td{text-align:right}
+th:last-child,td:last-child{padding-right:0}
 .tables{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:0 2.2rem}
 .bars td{vertical-align:middle}.bar{width:min(22rem,38vw);height:.72rem;border-radius:3px;background:var(--line)}
 .bar i{display:block;height:100%;border-radius:3px;background:var(--c0)}
@@ -164,4 +169,6 @@ def in_words(value: Any) -> str:
     if isinstance(value, list):
         beginning = ", ".join(map(in_words, value[:MAX_LISTED])) or "–"
         return beginning + (f", … ({len(value):,} in all)" if len(value) > MAX_LISTED else "")
-    return value if isinstance(value, str) else as_json(value)
+    if isinstance(value, str):
+        return f"{value[:12]}…" if _HASH.fullmatch(value) else value
+    return as_json(value)

@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, DataError, MissingInputError
 from pipeline.tracking import METRICS, read_metrics
 
 RECIPE = "recipe.yaml"
+PICTURES = ("*.png", "samples/**/*.png", "pictures/**/*.png")
 ORDER = ("shards", "align", "vqvae", "codes", "prior", "gan", "evaluation")
 _SIGNS = (MANIFEST, METRICS, "config.yaml", "env.json", "exit.json", "samples")
 _PAINTED = re.compile(r"step-(\d+)-(.+)")
@@ -78,11 +79,7 @@ class StageFolder:
     @cached_property
     def pictures(self) -> list[Picture]:
         """Every PNG in the stage folder, by name, oldest first."""
-        inside = [
-            *self.folder.glob("*.png"),
-            *self.folder.glob("samples/**/*.png"),
-            *self.folder.glob("pictures/*.png"),
-        ]
+        inside = [path for place in PICTURES for path in self.folder.glob(place)]
         return sorted(map(_picture, inside), key=lambda one: (one.name, one.step or 0, one.path))
 
     def tables(self) -> Iterator[tuple[str, list[Any], list[list[Any]]]]:
@@ -130,8 +127,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-            value = {str(i): item for i, item in enumerate(value)}
-        if isinstance(value, Mapping):
+            yield from flat({str(i): item for i, item in enumerate(value)}, f"{name}.")
+        elif isinstance(value, Mapping):
             yield from flat(value, f"{name}.")
         else:
             yield name, value
