@@ -40,19 +40,22 @@ def list_birds(cfg: ShardsConfig) -> Listing:
 
 @dataclass(frozen=True)
 class BirdMembers:
-    """Draw one scene at the stored size."""
+    """Draw one scene at the stored size, write its captions, sing its call."""
 
     cfg: ShardsConfig
 
     def __call__(self, item: Item) -> Members:
-        """Members of the scene whose number stands in `item.source`: picture, species, attributes."""
-        from data_prep.birds import SPECIES, attributes, describe, draw
+        """Members of the scene whose number stands in `item.source`."""
+        from data_prep.birds import sample
 
-        scene = describe(self.cfg.seed, int(item.source.rpartition("/")[2]))
+        index = int(item.source.rpartition("/")[2])
         extension = "png" if self.cfg.format == "keep" else self.cfg.format
-        record = {"source": item.source, "attributes": attributes(scene)}
-        return {
-            extension: encode_image(draw(scene, self.cfg.stored_side), extension, self.cfg.quality),
-            "cls": str(SPECIES.index(scene.species)).encode(),
-            "json": encode_json(record),
-        }
+        drawn = sample(
+            self.cfg.seed,
+            index,
+            self.cfg.stored_side,
+            self.cfg.with_sounds,
+            extension=extension,
+            quality=self.cfg.quality,
+        )
+        return dict(drawn.members)
