@@ -162,9 +162,8 @@ class Tracker:
 
     def finish(self, status: str = "finished") -> None:
         """Close everything. `status` is `finished`, `stopped` (on request, will be resumed) or `failed`."""
-        made = made_by(self.out) if self.out is not None and status == "finished" and self._run is not None else None
-        if made is not None:
-            self.artifact(made.name, made.kind, made.paths, uses=map(made_by, self.inputs))
+        if status == "finished":
+            self._wandb(lambda run: self._join())
         self._wandb(lambda run: run.summary.update({"status": status}))
         self._wandb(lambda run: run.finish(exit_code=1 if status == "failed" else 0))
         self._run = None
@@ -173,6 +172,12 @@ class Tracker:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _join(self) -> None:
+        """Name what the stage read and what it made."""
+        assert self.out is not None
+        if made := made_by(self.out):
+            self.artifact(made.name, made.kind, made.paths, uses=map(made_by, self.inputs))
 
     def _write(self, values: Mapping[str, float | None], step: int) -> None:
         if self._file is None:

@@ -78,7 +78,7 @@ class Made:
 
 
 def made_by(folder: Path) -> Made | None:
-    """What a finished stage folder (or a folder of shards) offers: its `model/`, else the description of its data.
+    """What a finished stage folder (or a folder of shards) offers: its model, the description of its data, its figures.
 
     Shards and codes are described, never uploaded.
     """
@@ -87,6 +87,8 @@ def made_by(folder: Path) -> Made | None:
         return Made(name=name, kind="model", paths=(folder / "model",))
     if (folder / "dataset.json").is_file():
         return Made(name=name, kind="dataset", paths=(folder / "dataset.json",))
+    if (folder / "results.json").is_file():
+        return Made(name=name, kind="evaluation", paths=(folder / "results.json",))
     return None
 
 

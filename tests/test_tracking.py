@@ -39,6 +39,8 @@ def wandb_records(folder: Path) -> Iterator[Any]:
             if kind == 0:
                 at += left
                 continue
+            if at + 7 + size > len(data):
+                break  # still being written
             buffer = (b"" if kind in (1, 2) else buffer) + data[at + 7 : at + 7 + size]
             at += 7 + size
             if kind in (1, 4):
@@ -80,6 +82,14 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     assert not (tmp_path / "stage").exists()
 
 
+def wait_for_exits(out: Path, count: int) -> None:
+    """W&B's own process writes the last records some milliseconds after `finish` has returned."""
+    deadline = time.monotonic() + 20
+    while sum(record.WhichOneof("record_type") == "exit" for record in wandb_records(out)) < count:
+        assert time.monotonic() < deadline, "W&B never closed its files"
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def offline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage tracked through a real Accelerator, stopped at step 2 and resumed."""
@@ -101,6 +111,7 @@ def offline_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (out / "model").mkdir(exist_ok=True)
         (out / "model" / "config.json").write_text("{}")
         tracker.finish(status)
+    wait_for_exits(out, 2)
     return out
 
 
@@ -160,8 +171,11 @@ def test_a_failing_tracker_warns_once_and_training_goes_on(
 ) -> None:
     tracker = Tracker.start(tmp_path, OFF, "vqvae", {})
 
+    asked: list[str] = []
+
     class Broken:
         def __getattr__(self, name: str) -> Any:
+            asked.append(name)
             raise ConnectionError("no route to host")
 
     tracker._run = Broken()
@@ -171,7 +185,22 @@ def test_a_failing_tracker_warns_once_and_training_goes_on(
         tracker.finish()
     assert len(caplog.records) == 1
     assert "no route to host" in caplog.text
+    assert asked == ["log"]  # a server that does not answer is not asked at every step
     assert len(read_metrics(tmp_path)) == 5
+
+
+def test_an_input_that_cannot_be_read_does_not_stop_the_end_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError("dataset.json: not yours")
+
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(tracking, "made_by", refuse)
+    tracker = Tracker.start(tmp_path, OFF, "prior", {}, inputs={"codes": tmp_path})
+    tracker._run = SimpleNamespace(summary={}, finish=lambda exit_code: None)
+    tracker.finish("finished")
+    assert "not yours" in caplog.text
 
 
 def test_a_wandb_that_cannot_start_is_a_warning(
