@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.randomness import gumbel, seed_of
@@ -25,10 +25,10 @@ from stages.prior.transformer import Guide
 
 @dataclass(frozen=True)
 class Clamp:
-    """Codes that must stay as they are: (b, n) per level, and where."""
+    """Codes that must stay as they are, int64 (b, n) per level, and where, bool (b, n) per level."""
 
     codes: Codes
-    where: list[Bool[Tensor, "b n"]]
+    where: list[Tensor]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ Shapes: b batch, d code width, h w height and width of this level, n = b h w vec
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,10 +53,9 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("pending", torch.zeros(rows * (2 * width + 1)), persistent=False)
         self.register_buffer("revived", torch.zeros((), dtype=torch.int64), persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move between devices, stay fp32: a model cast to bf16 as a whole would round its codebook away."""
-        moved: Self = super()._apply(lambda t: t.to(fn(t).device) if t.is_floating_point() else fn(t), recurse)  # type: ignore[no-untyped-call]
-        return moved
+        return super()._apply(lambda t: t.to(fn(t).device) if t.is_floating_point() else fn(t), recurse)  # type: ignore[no-untyped-call]
 
     def place(self, vectors: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Encoder outputs in the codebook's own space: onto the sphere for `cosine`."""

@@ -1,0 +1,14 @@
+"""For every test: shapes are checked at run time, no network, one thread."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook
+
+# Must come before the first import of what it checks; users never pay for it.
+install_import_hook(["stages.vqvae", "stages.prior", "stages.conditioning", "stages.metrics"], "beartype.beartype")
