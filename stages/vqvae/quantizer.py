@@ -116,11 +116,13 @@ class VectorQuantizer(nn.Module):
             dist.all_reduce(self.pending)
         sums, drawn, counts = self._pending_views()
         finite = torch.isfinite(self.pending.sum())
-        self.pending.masked_fill_(~finite, 0.0)
-        self.ema_counts.lerp_(counts, 1 - self.settings.decay)
-        self.ema_sums.lerp_(sums, 1 - self.settings.decay)
+        self.pending.masked_fill_(~finite, 0.0)  # so nothing is dead either: no count is below a mean of 0
+        weight = torch.where(finite, 1 - self.settings.decay, 0.0)
+        self.ema_counts.lerp_(counts, weight)
+        self.ema_sums.lerp_(sums, weight)
         fresh = self.place(self.ema_sums / self.ema_counts.clamp(min=1e-6)[:, None])
-        self.codebook.copy_(torch.where(self.ema_counts[:, None] > 1e-6, fresh, self.codebook))
+        moves = finite & (self.ema_counts > 1e-6)
+        self.codebook.copy_(torch.where(moves[:, None], fresh, self.codebook))
         if revive:
             self._revive(drawn, self.settings.dead_below * counts.mean(), seed)
         self.steps += 1
