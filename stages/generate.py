@@ -43,7 +43,8 @@ class Painter:
         self.autoencoder, self.prior, self.device = autoencoder, prior, device
         self.classes: list[str] = list(about["classes"])
         self.image_size: int = about["image_size"]
-        self.settings = SampleSettings(**about["sampling"])
+        sampling = about["sampling"]
+        self.settings = SampleSettings(**{**sampling, "steps": tuple(sampling["steps"])})  # JSON knows no tuples
 
     @classmethod
     def load(cls, run: Path, with_: str = "prior", device: str | torch.device | None = None) -> Painter:
@@ -93,7 +94,7 @@ class Painter:
         parts = zip(torch.split(labels, BATCH), torch.split(seeds, BATCH), strict=True)
         return np.concatenate([self._paint(some, their_seeds, changes) for some, their_seeds in parts])
 
-    def codes(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> list[Int[Tensor, "b h w"]]:
+    def codes(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> list[Int[Tensor, "b _h _w"]]:
         """The codes `paint` decodes, coarsest first."""
         settings = with_defaults(self.settings, **changes)
         return sample(self.prior, self._conditions(labels.to(self.device)), seeds.to(self.device), settings)
