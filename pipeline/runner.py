@@ -28,6 +28,7 @@ from pipeline.stage import Results, Stage
 from pipeline.stage_run import Job, refuse_changed, run_stage
 
 STOP_FILE = "STOP"
+SHOWN_NUMBERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,11 +269,20 @@ def write_recipe(recipe: Recipe, run_dir: Path) -> Path:
 
 
 def headline(results: Results) -> str:
-    """One short line: the stage's own 'headline', else its first numbers."""
+    """One short line: the stage's own 'headline', else its first numbers, those inside mappings too."""
     if isinstance(results.get("headline"), str):
         return str(results["headline"])
-    numbers = [(k, v) for k, v in results.items() if isinstance(v, int | float) and not isinstance(v, bool)]
-    return ", ".join(f"{name} {value:.4g}" for name, value in numbers[:6])
+    return ", ".join(f"{name} {value:.4g}" for name, value in _numbers(results)[:SHOWN_NUMBERS])
+
+
+def _numbers(results: Results, prefix: str = "") -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for name, value in results.items():
+        if isinstance(value, dict):
+            found += _numbers(value, f"{prefix}{name} ")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((prefix + name, value))
+    return found
 
 
 def newest_picture(out: Path) -> Path | None:

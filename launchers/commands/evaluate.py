@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 
 from launchers.commands.run import write_report
@@ -31,7 +32,8 @@ def call(arguments: argparse.Namespace) -> int:
     run = run_folder(arguments.run)
     if not (run / "recipe.yaml").is_file():
         raise ConfigError(f"{run} has no recipe.yaml: it is not the folder of a run.")
-    recipe = load_recipe(run / "recipe.yaml", [f"name={run.name}", *arguments.overrides])
+    recipe = load_recipe(run / "recipe.yaml", arguments.overrides)
+    recipe = replace(recipe, name=run.name, data={**recipe.data, "name": run.name})  # the folder may have been renamed
     recipe.sections.setdefault("evaluation", {})
     options = RunOptions(runs=run.parent, only="evaluation", redo="evaluation" if arguments.redo else None)
     say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
