@@ -36,7 +36,7 @@ def save_prior(prior: Prior, folder: Path, codes: CodeSet, sampling: SampleSetti
 def load_prior(stage_folder: Path, device: str | torch.device = "cpu") -> tuple[Prior, dict[str, Any]]:
     """The model of a finished prior stage, in eval mode without gradients, and its config.json.
 
-    `SampleSettings(**about["sampling"])` are its sampling defaults.
+    `SampleSettings.of(about["sampling"])` are its sampling defaults.
 
     Raises:
         MissingInputError: no model in this folder.

@@ -1,8 +1,9 @@
 """What a prior learns from one micro-batch, and how surprised it is by codes it has not seen.
 
 Masked training hides a random share of one level, cosine-distributed (MaskGIT, section 3.2), and asks for it given the
-coarser levels. Rows take turns over the levels, so each level's pass is only as long as it must be. Every draw depends
-on (seed, step, global row): the loss is the same however a global batch is cut, over micro-batches or processes.
+coarser levels. Each level has a pass of its own, only as long as it must be: every row learns the coarsest level, the
+finer ones, which cost more, take turns over the rows. Every draw depends on (seed, step, global row): the loss is the
+same however a global batch is cut, over micro-batches or processes.
 
 Shapes: b batch, n codes of one level, k codebook rows, a asked codes.
 """
@@ -82,7 +83,7 @@ def disturb(codes: Int[Tensor, "b n"], size: int, rows: Tensor, noise: Noise, se
 def masked_loss(
     model: nn.Module, sizes: Sequence[int], codes: Codes, conditions: Conditions, rows: Tensor, draw: Draw
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the hidden codes, summed and divided by the number expected in the micro-batch.
+    """Cross-entropy of the hidden codes: per level the sum over the number expected, then the sum over levels.
 
     Args:
         model: the (wrapped) `Prior`, of kind `masked`.
@@ -97,7 +98,7 @@ def masked_loss(
     kept = draw_kept(
         conditions, rows, seed=draw.seed, step=draw.step, drop_each=draw.noise.drop_each, drop_all=draw.noise.drop_all
     )
-    turns = [(rows + draw.step) % len(codes) == level for level in range(len(codes))]
+    turns = _turns(rows, len(codes), draw.step)
     passes = [
         _masked_pass(sizes, [c[turn] for c in codes[: level + 1]], rows[turn], draw) for level, turn in enumerate(turns)
     ]
@@ -109,9 +110,16 @@ def masked_loss(
     for level, (logits, one) in enumerate(zip(model(asked_of), asked_of, strict=True)):
         targets = codes[level][turns[level]][one.asked]
         entropy = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=draw.noise.label_smoothing)
-        total = total + entropy / (len(rows) * codes[level].shape[1] * MEAN_HIDDEN)
+        expected = len(rows) * codes[level].shape[1] * MEAN_HIDDEN / (len(codes) if level else 1)
+        total = total + entropy / expected
         metrics[f"loss_level{level}"] = entropy.detach() / max(1, len(targets))
     return total, metrics
+
+
+def _turns(rows: Tensor, levels: int, step: int) -> list[Bool[Tensor, " b"]]:
+    """Which rows learn which level: all of them the coarsest, one in `levels` each finer one."""
+    every = torch.ones_like(rows, dtype=torch.bool)
+    return [every, *((rows + step) % levels == level for level in range(1, levels))]
 
 
 def _masked_pass(sizes: Sequence[int], codes: Codes, rows: Tensor, draw: Draw) -> Pass:

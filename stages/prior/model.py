@@ -132,7 +132,7 @@ class Prior(nn.Module):
         logits: Tensor = self.heads[last](x).float()
         return logits
 
-    def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b n k"]]:
+    def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
         """Logits of every level, each code seeing only those before it. Levels may stop early, the last in part."""
         x = torch.cat([self.causal_inputs(codes, level, 0, c.shape[1]) for level, c in enumerate(codes)], dim=1)
         x = self.trunk(x, Context(guide, self.rotary[:, : x.shape[1]], causal=True))

@@ -40,7 +40,7 @@ def sample(
     *,
     clamp: list[Tensor] | None = None,
     clamp_mask: list[Tensor] | None = None,
-) -> list[Int[Tensor, "b h w"]]:
+) -> list[Int[Tensor, "b _h _w"]]:
     """Sample one image's codes per seed.
 
     Args:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 ORDERS = ("halton", "confidence")
 
@@ -27,6 +29,11 @@ class SampleSettings:
     """Masked: let guidance rise from 1 over the steps of each level."""
     confidence_noise: float = 4.5
     """Masked, order confidence: how freely codes are chosen in the first steps."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> SampleSettings:
+        """The settings as JSON holds them, e.g. under `sampling` in a prior's config.json."""
+        return cls(**{**values, "steps": tuple(values.get("steps", ()))})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(int(n) for n in self.steps))

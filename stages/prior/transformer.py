@@ -188,11 +188,12 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
+        self.condition_norm = nn.LayerNorm(width)  # conditions come at any scale
         self._initialise()
 
     def guide(self, mixed: Mixed) -> Guide:
         """Scales, shifts and gates of every block and of the last norm; keys and values of the condition's tokens."""
-        pooled = F.silu(mixed.pooled)
+        pooled = F.silu(self.condition_norm(mixed.pooled))
         blocks = [block for block in self.blocks if isinstance(block, Block)]
         modulations = [*(block.modulation(pooled) for block in blocks), self.modulation(pooled)]
         memories = [block.cross.memory(mixed.tokens) for block in blocks if block.cross is not None]
