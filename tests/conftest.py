@@ -10,5 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
+CHECKED = {
+    "stages.vqvae": ("model", "encoder", "decoder", "bottleneck", "quantizer", "nearest", "fsq", "loss", "tiling"),
+    "stages.prior": ("model", "transformer", "loss", "sampling", "order", "window"),
+    "stages.conditioning": ("condition", "mixer"),
+    "stages": ("metrics", "layers"),
+}
 # Must come before the first import of what it checks; users never pay for it.
-install_import_hook(["stages.vqvae", "stages.prior", "stages.conditioning", "stages.metrics"], "beartype.beartype")
+install_import_hook([f"{package}.{name}" for package, names in CHECKED.items() for name in names], "beartype.beartype")

@@ -48,7 +48,7 @@ class Encoder(nn.Module):
             self.stages[str(factor)] = nn.Sequential(*stage)
             factor *= 2
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _c _h _w"]]:
         """One map per level, coarsest first."""
         x = self.patchify(images)
         maps = {}

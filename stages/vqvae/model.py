@@ -114,14 +114,14 @@ class Autoencoder(nn.Module):
         top = self.decode_latents([levels[0].latents[::top_every]]) if top_every else None
         return Reconstruction(self.decoder.paint(canvas), top, levels)
 
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> list[Int[Tensor, "b h w"]]:
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> list[Int[Tensor, "b _h _w"]]:
         """Codes per level, coarsest first. ValueError where the bottleneck has none."""
         codes = [level.codes for level in self._encode(images)[0]]
         if any(c is None for c in codes):
             raise ValueError(f"bottleneck '{self.kind}' has no codes; `latents` gives what it has.")
         return [c for c in codes if c is not None]
 
-    def latents(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b d h w"]]:
+    def latents(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _d _h _w"]]:
         """Latents before quantization per level, coarsest first, in the codebook's own space."""
         return [level.before for level in self._encode(images)[0]]
 
@@ -129,7 +129,7 @@ class Autoencoder(nn.Module):
         """Codes and latents of every level in one pass, coarsest first."""
         return self._encode(images)[0]
 
-    def decode(self, codes: list[Int[Tensor, "b h w"]]) -> Float[Tensor, "b 3 H W"]:
+    def decode(self, codes: list[Int[Tensor, "b _h _w"]]) -> Float[Tensor, "b 3 H W"]:
         """Images in [-1, 1] from the codes of all levels, coarsest first; finer levels left out stay absent."""
         if not self.codebooks():
             raise ValueError(f"bottleneck '{self.kind}' has no codes to decode; `decode_latents` takes what it has.")
@@ -144,7 +144,7 @@ class Autoencoder(nn.Module):
         """The stand-alone coarse image of level 0."""
         return self.decode([codes])
 
-    def decode_latents(self, latents: list[Float[Tensor, "b d h w"]]) -> Float[Tensor, "b 3 H W"]:
+    def decode_latents(self, latents: list[Float[Tensor, "b _d _h _w"]]) -> Float[Tensor, "b 3 H W"]:
         """Images in [-1, 1] from latents after the bottleneck; levels left out at the end are learned blanks."""
         canvas = None
         for i in range(len(self.levels)):
@@ -157,7 +157,7 @@ class Autoencoder(nn.Module):
         assert canvas is not None
         return self.decoder.paint(canvas)
 
-    def codebooks(self) -> list[Float[Tensor, "k d"]]:
+    def codebooks(self) -> list[Float[Tensor, "_k _d"]]:
         """The rows of each level; empty where there are none."""
         return [p.codebook for p in self.parts if isinstance(p, VectorQuantizer | FiniteScalarQuantizer)]
 
