@@ -29,7 +29,7 @@ class PixelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x) with f: norm, 3x3, SiLU, 1x1; f starts at zero, so a deep stack starts as the identity."""
+    """x + f(x) with f: norm, 3x3, SiLU, 1x1; f starts small, so a deep stack starts near the identity."""
 
     reach = 1
     """Pixels of its own grid it sees to each side."""
@@ -39,8 +39,8 @@ class ResidualBlock(nn.Module):
         self.norm = PixelNorm(channels)
         self.spatial = nn.Conv2d(channels, channels, 3, padding=1)
         self.mix = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+        nn.init.kaiming_normal_(self.mix.weight)
+        self.mix.weight.data.mul_(0.3)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Same shape."""
