@@ -23,7 +23,14 @@ RATE = "perf/images_per_second"
 MEMORY = "perf/gpu_memory_gib"
 EARLIER = 4
 _USE = re.compile(r"(?:^|[._/])level[_.]?(\d+)[._](usage|perplexity)$")
-_TILES = ("psnr", "bits_per_image", "fid", "kid", "precision", "recall", "class_accuracy", "samples")
+_TILES = (
+    "psnr",
+    "bits_per_image",
+    "reconstruction.gain_over_baseline_db",
+    "samples.class_accuracy",
+    "samples.random.precision_of_ceiling",
+    "samples.random.coverage_of_ceiling",
+)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -72,7 +79,7 @@ def _headline(run: RunFolder) -> Iterator[tuple[str, float]]:
     for stage in run.stages:
         for name, value in flat(stage.results):
             if name in _TILES and is_number(value):
-                yield f"{stage.name} {name.replace('_', ' ')}", float(value)
+                yield f"{stage.name} {name.replace('_', ' ').replace('.', ' ')}", float(value)
 
 
 def _samples(run: RunFolder) -> str:

@@ -94,7 +94,9 @@ class Painter:
         parts = zip(torch.split(labels, BATCH), torch.split(seeds, BATCH), strict=True)
         return np.concatenate([self._paint(some, their_seeds, changes) for some, their_seeds in parts])
 
-    def codes(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> list[Int[Tensor, "b _h _w"]]:
+    def codes(
+        self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any
+    ) -> list[Int[Tensor, "b _h _w"]]:
         """The codes `paint` decodes, coarsest first."""
         settings = with_defaults(self.settings, **changes)
         return sample(self.prior, self._conditions(labels.to(self.device)), seeds.to(self.device), settings)

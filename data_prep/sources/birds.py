@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 from data_prep.config import ShardsConfig
-from data_prep.images import encode_image
 from data_prep.items import Item, Listing, Members
-from pipeline.samples import encode_json
 
 NAME = "birds"
 DEFAULT_COUNT = 20_000

@@ -47,7 +47,7 @@ class Real:
 def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     """Fill the stage folder; the figures. Stages the recipe has not are left out."""
     out.mkdir(parents=True, exist_ok=True)
-    tracker = Tracker.start(out, cfg.tracking, "evaluation", plain(cfg))
+    tracker = Tracker.start(out, cfg.tracking, "evaluation", plain(cfg), inputs=inputs)
     shards = open_shards(inputs["shards"])
     model, about = load_autoencoder(inputs["vqvae"])
     size = int(about["image_size"])

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.randomness import torch_generator
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.pictures import CLASS
 from stages.evaluation.probe_model import Probe, random_trunk
@@ -46,8 +47,18 @@ def sample_figures(cfg: EvaluationConfig, painter: Painter, real: Real, probe: P
         networks["probe"] = probe.features
     for name, network in networks.items():
         sets = [features(network, pictures) for pictures in (reference.images, other.images, painted)]
-        figures[name] = compare(*sets, k=min(cfg.neighbours, n - 1))
+        k = min(cfg.neighbours, n - 1)
+        figures[name] = compare(*sets, k=k)
+        # What nothing like the data reaches: an extractor that gives noise a high precision proves nothing by its own.
+        noise = precision_recall_density_coverage(sets[0], features(network, _noise_like(reference.images)), k)
+        figures[name] |= {f"noise_{figure}": noise[figure] for figure in ("precision", "coverage")}
     return figures
+
+
+def _noise_like(images: Tensor) -> Tensor:
+    """Uniform noise of the same shape, the same every time."""
+    generator = torch_generator("evaluation noise")
+    return torch.randint(0, 256, images.shape, generator=generator, dtype=torch.uint8)
 
 
 def compare(reference: Tensor, other: Tensor, painted: Tensor, *, k: int) -> dict[str, float]:

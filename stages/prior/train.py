@@ -29,7 +29,9 @@ def train_prior(cfg: PriorConfig, codes_folder: Path, tokenizer: Path, out: Path
         codes.shards.split("train"), decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world
     )
     task = PriorTask(cfg, backend, prior, codes, tokenizer)
-    tracker = Tracker.start(out, cfg.tracking, "prior", plain(cfg), backend)
+    tracker = Tracker.start(
+        out, cfg.tracking, "prior", plain(cfg), backend, inputs={"vqvae": tokenizer, "codes": codes_folder}
+    )
     global_batch = cfg.data.global_batch
     step = train(task, batches, cfg.loop, out=out, backend=backend, tracker=tracker, global_batch=global_batch)
     figures = task.figures or task.evaluate(step)

@@ -33,7 +33,7 @@ def train_autoencoder(cfg: VQVAEConfig, shards_folder: Path, out: Path) -> dict[
     discriminator = PatchDiscriminator(cfg.discriminator_channels) if cfg.loss.adversarial else None
     val = shards.split("val") if "val" in shards.splits else []
     task = AutoencoderTask(cfg, backend, model, discriminator, val=val, image_size=size)
-    tracker = Tracker.start(out, cfg.tracking, "vqvae", plain(cfg), backend)
+    tracker = Tracker.start(out, cfg.tracking, "vqvae", plain(cfg), backend, inputs={"shards": shards_folder})
     global_batch = cfg.data.global_batch
     step = train(task, batches, cfg.loop, out=out, backend=backend, tracker=tracker, global_batch=global_batch)
     figures = task.figures or task.evaluate(step)
