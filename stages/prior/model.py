@@ -125,7 +125,7 @@ class Prior(nn.Module):
         """
         last = len(codes) - 1
         x = torch.cat([self._tokens(codes, level) for level in range(last + 1)], dim=1)
-        context = Context(guide, self.rotary[:, : x.shape[1]], plan=self._plan(last))
+        context = Context(guide, self.rotary[: x.shape[1]], plan=self._plan(last))
         x = self.trunk(x, context)[:, -codes[last].shape[1] :]
         if asked is not None:
             x = x[asked] if asked.dtype == torch.bool else x[:, asked]
@@ -135,7 +135,7 @@ class Prior(nn.Module):
     def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
         """Logits of every level, each code seeing only those before it. Levels may stop early, the last in part."""
         x = torch.cat([self.causal_inputs(codes, level, 0, c.shape[1]) for level, c in enumerate(codes)], dim=1)
-        x = self.trunk(x, Context(guide, self.rotary[:, : x.shape[1]], causal=True))
+        x = self.trunk(x, Context(guide, self.rotary[: x.shape[1]], causal=True))
         parts = x.split([c.shape[1] for c in codes], dim=1)
         return [head(part).float() for head, part in zip(self.heads, parts, strict=False)]
 
@@ -143,7 +143,7 @@ class Prior(nn.Module):
         """Logits (b, k) of one code, given the caches of all before it; adds itself to the caches."""
         x = self.causal_inputs(codes, level, index, index + 1)
         at = self.first[level] + index
-        context = Context(guide, self.rotary[:, at : at + 1], causal=True, start=at)
+        context = Context(guide, self.rotary[at : at + 1], causal=True, start=at)
         logits: Tensor = self.heads[level](self.trunk(x, context, caches)[:, 0]).float()
         return logits
 

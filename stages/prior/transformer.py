@@ -21,8 +21,8 @@ from stages.conditioning.mixer import Mixed
 from stages.prior.window import WindowPlan, windowed_attention
 
 
-def rotary_table(positions: Float[Tensor, "p 2"], head_width: int, theta: float = 100.0) -> Float[Tensor, "2 p d"]:
-    """Cosines and sines for tokens at (y, x): the first half of a head turns with y, the second with x.
+def rotary_table(positions: Float[Tensor, "p 2"], head_width: int, theta: float = 100.0) -> Float[Tensor, "p r 2"]:
+    """Cosines and sines of r = d/2 angles for tokens at (y, x): half of them turn with y, the others with x.
 
     Args:
         positions: in cells of the finest grid, so tokens of different levels share one plane.
@@ -31,14 +31,13 @@ def rotary_table(positions: Float[Tensor, "p 2"], head_width: int, theta: float 
     pairs = head_width // 4
     rates = theta ** (-torch.arange(pairs, dtype=torch.float32, device=positions.device) / pairs)
     angles = rearrange(positions[:, :, None] * rates, "p a r -> p (a r)")
-    angles = torch.cat([angles, angles], dim=-1)
-    return torch.stack([angles.cos(), angles.sin()])
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def rotate(x: Float[Tensor, "b h n d"], table: Float[Tensor, "2 n d"]) -> Float[Tensor, "b h n d"]:
-    """Turn every pair (i, i + d/2) of a head by its token's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * table[0] + torch.cat([-second, first], dim=-1) * table[1]
+def rotate(x: Float[Tensor, "b h n d"], table: Float[Tensor, "n r 2"]) -> Float[Tensor, "b h n d"]:
+    """Turn every pair (2i, 2i + 1) of a head by its token's angle; one complex product takes a quarter of four real ones."""
+    pairs = torch.view_as_complex(rearrange(x.float(), "b h n (r c) -> b h n r c", c=2).contiguous())
+    return rearrange(torch.view_as_real(pairs * torch.view_as_complex(table.float())), "b h n r c -> b h n (r c)")
 
 
 class Cache:
@@ -75,7 +74,7 @@ class Context:
     """What every layer of one forward pass needs besides its input."""
 
     guide: Guide
-    rotary: Float[Tensor, "2 n d"]
+    rotary: Float[Tensor, "n r 2"]
     causal: bool = False
     plan: WindowPlan | None = None
     start: int = 0
