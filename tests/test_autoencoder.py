@@ -50,7 +50,8 @@ def test_every_system_gives_pictures_and_a_gradient_to_every_weight(system: str)
     noise = [torch.randn(2, 6, 4, 4)] if system == "vae" else None
 
     output: Reconstruction = model(images, noise=noise, top_every=2 if several else 0)
-    loss = pixel_loss(output.images, images, l1=1.0, mse=1.0, multiscale=1.0) + sum(level.loss for level in output.levels)
+    bottleneck = sum(level.loss for level in output.levels)
+    loss = pixel_loss(output.images, images, l1=1.0, mse=1.0, multiscale=1.0) + bottleneck
     if several:
         assert output.top_images is not None and output.top_images.shape == (1, 3, 32, 32)
         loss = loss + output.top_images.square().mean()
