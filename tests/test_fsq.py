@@ -86,3 +86,14 @@ def test_autocast_and_bf16_features_keep_the_grid_exact() -> None:
 def test_a_size_without_a_grid_names_those_with_one() -> None:
     with pytest.raises(ValueError, match=r"codebooks of 64, 128, .*65536 rows; got 100"):
         FiniteScalarQuantizer(100)
+
+
+def test_codes_exist_whatever_the_model_is_cast_to() -> None:
+    quantizer = FiniteScalarQuantizer(64).bfloat16()
+    features = torch.randn(4, quantizer.width, 16, 16) * 10
+    features[0, 0, 0, 0] = float("nan")
+
+    codes = quantizer(features).codes
+
+    assert quantizer.codebook.dtype == torch.float32
+    assert 0 <= int(codes.min()) and int(codes.max()) < quantizer.rows

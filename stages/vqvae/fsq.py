@@ -9,6 +9,8 @@ Shapes: b batch, d channels (= digits), h w height and width of this level, k ro
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -52,6 +54,10 @@ class FiniteScalarQuantizer(nn.Module):
         digits = torch.cartesian_prod(*[torch.arange(n) for n in steps]).float()
         self.register_buffer("codebook", self._scale(digits), persistent=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move between devices, stay fp32: in bf16 the bound would round away and name codes that are not there."""
+        return super()._apply(lambda t: t.to(fn(t).device), recurse)  # type: ignore[no-untyped-call]
+
     def forward(self, features: Float[Tensor, "b d h w"]) -> Quantized:
         """Round to the nearest step; straight-through gradients; nothing to commit to."""
         with torch.autocast(features.device.type, enabled=False):  # bf16 cannot count to 65,536
@@ -79,4 +85,4 @@ class FiniteScalarQuantizer(nn.Module):
 
     def _number(self, digits: Tensor) -> Tensor:
         weights = self.steps.long().flip(0).cumprod(0).flip(0) // self.steps.long()
-        return (digits.long() * weights).sum(-1)
+        return (digits.nan_to_num().long() * weights).sum(-1)  # a step that is not finite is skipped, not miscounted
