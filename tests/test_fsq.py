@@ -96,4 +96,4 @@ def test_codes_exist_whatever_the_model_is_cast_to() -> None:
     codes = quantizer(features).codes
 
     assert quantizer.codebook.dtype == torch.float32
-    assert 0 <= int(codes.min()) and int(codes.max()) < quantizer.rows
+    assert int(codes.min()) >= 0 and int(codes.max()) < quantizer.rows
