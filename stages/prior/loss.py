@@ -43,7 +43,7 @@ class Noise:
     token_dropout: float = 0.0
     drop_each: float = 0.1
     drop_all: float = 0.05
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -208,13 +208,13 @@ class Transformer(nn.Module):
         return result
 
     def _initialise(self) -> None:
-        """Small normal weights, smaller on the residual branches (GPT-2); the condition starts without a say."""
+        """Unit variance through every matrix, less on the residual branches, a small say for the condition."""
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 continue
             residual = name.endswith(("out.weight", "down.weight"))
-            deviation = 0.02 / (2 * self.depth) ** 0.5 if residual else self.width**-0.5 / 2
-            nn.init.zeros_(parameter) if "modulation" in name else nn.init.normal_(parameter, std=deviation)
+            share = 0.1 if "modulation" in name else (8 * self.depth) ** -0.5 if residual else 1.0
+            nn.init.normal_(parameter, std=share * self.width**-0.5)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
