@@ -35,7 +35,7 @@ def rotary_table(positions: Float[Tensor, "p 2"], head_width: int, theta: float 
 
 
 def rotate(x: Float[Tensor, "b h n d"], table: Float[Tensor, "n r 2"]) -> Float[Tensor, "b h n d"]:
-    """Turn every pair (2i, 2i + 1) of a head by its token's angle; one complex product is faster than four real ones."""
+    """Turn every pair (2i, 2i + 1) of a head by its token's angle; one complex product, not four real ones."""
     pairs = torch.view_as_complex(rearrange(x.float(), "b h n (r c) -> b h n r c", c=2).contiguous())
     return rearrange(torch.view_as_real(pairs * torch.view_as_complex(table.float())), "b h n r c -> b h n (r c)")
 
