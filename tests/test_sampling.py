@@ -76,6 +76,7 @@ def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> No
         (1.0, both),
         ({"class": 2.0, "text": 3.0}, l0 + 2 * (by_class - l0) + 3 * (by_text - l0)),
         ({"text": 0.5}, l0 + 0.5 * (by_text - l0)),
+        ({"text": 1.0}, by_text),
     ):
         guided = Guidance.of(prior, conditions, 3, SampleSettings(guidance=guidance))
         logits = guided.combine(prior.hidden_logits(guided.spread(make_codes(3)), guided.guide))

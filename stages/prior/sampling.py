@@ -83,8 +83,9 @@ class Guidance:
             weights = tuple(float(settings.guidance[name]) for name in sorted(settings.guidance))
         else:
             chosen, weights = [set(conditions)], (float(settings.guidance),)
-        if not conditions or weights == (1.0,):
-            return cls(prior.guide(conditions if weights == (1.0,) else {}, {}, rows), (), rows)
+        if not conditions or weights == (1.0,):  # nothing to extrapolate from, or no wish to
+            alone = {name: conditions[name] for name in chosen[0]} if conditions else {}
+            return cls(prior.guide(alone, {}, rows), (), rows)
         keep = {
             name: torch.tensor([False, *(name in names for names in chosen)]).repeat_interleave(rows)
             for name in conditions
