@@ -1,0 +1,26 @@
+"""Every recipe that ships loads, checks and says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launchers.stages import STAGES
+from pipeline.config import check, load_recipe
+from tests import spawn
+
+RECIPES = sorted((spawn.ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
+    configs = check(load_recipe(path), STAGES)
+
+    assert set(configs) >= {"vqvae", "codes", "prior", "evaluation"}
+    assert path.read_text().startswith(f"# tessera run {path.stem}")
+
+
+def test_a_stem_finds_the_recipe_that_ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # an empty folder: what is packaged must be found
+    assert load_recipe("tiny").name == "tiny"
