@@ -168,16 +168,20 @@ class Prior(nn.Module):
 
     def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int) -> Tensor:
         """Add the place of codes [begin, end) of a level and the code above each."""
-        x = x + self._places(level)[begin:end]
+        x = x + self._places(level, begin, end)
         if level:
             x = x + self.above[level - 1](codes[level - 1][:, self._parents(level)[begin:end]])
         return x
 
-    def _places(self, level: int) -> Float[Tensor, "n w"]:
-        rows, columns = self.row_embeddings[level], self.column_embeddings[level]
-        assert isinstance(rows, nn.Embedding) and isinstance(columns, nn.Embedding)
-        grid = rearrange(rows.weight, "r w -> r 1 w") + rearrange(columns.weight, "c w -> 1 c w")
-        return rearrange(grid, "r c w -> (r c) w") + self.level_embedding.weight[level]
+    def _places(self, level: int, begin: int, end: int) -> Float[Tensor, "m w"]:
+        """Embeddings of the places [begin, end) of a level; only of the rows of the grid that hold them."""
+        columns = self.grids[level][1]
+        top, bottom = begin // columns, -(-end // columns)
+        of_row, of_column = self.row_embeddings[level], self.column_embeddings[level]
+        assert isinstance(of_row, nn.Embedding) and isinstance(of_column, nn.Embedding)
+        grid = rearrange(of_row.weight[top:bottom], "r w -> r 1 w") + rearrange(of_column.weight, "c w -> 1 c w")
+        cells = rearrange(grid, "r c w -> (r c) w")[begin - top * columns : end - top * columns]
+        return cells + self.level_embedding.weight[level]
 
     def _plan(self, last: int) -> WindowPlan | None:
         if not self.window or last == 0 or last != len(self.grids) - 1:
