@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from launchers.train import leave
 from pipeline import randomness
 from pipeline.backend import Backend
 from pipeline.errors import Stopped
@@ -133,4 +134,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
