@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline import ema as averages
 from pipeline import schedule
 from pipeline.errors import ConfigError, TesseraError
+from pipeline.muon import Muon
 from pipeline.training_config import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class Player:
         self.skips_in_a_row = 0
         self.ema_model = averages.frozen_copy(model) if ema else model
         self.has_ema = ema
-        self.optimizer = torch.optim.AdamW(_groups(model, cfg), lr=cfg.lr, betas=cfg.betas, fused=True)
         self.sharded = backend.cfg.zero_stage > 0
+        self.optimizer = _optimizer(model, cfg, self.sharded)
         if backend.cfg.compile:
             model.compile()
         self.wrapped, self._prepared = backend.accelerator.prepare(model, self.optimizer)
@@ -163,14 +164,26 @@ class Player:
         _load_optimizer(zero.optimizer, shard)
 
 
-def _groups(model: nn.Module, cfg: OptimizerConfig) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels; none for biases, norms and embeddings (Loshchilov & Hutter 2019)."""
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+def _optimizer(model: nn.Module, cfg: OptimizerConfig, sharded: bool) -> torch.optim.Optimizer:
+    """AdamW or Muon. Weight decay for matrices and kernels only (Loshchilov & Hutter 2019).
+
+    Embeddings, and the modules a model names in `by_adam`, are tables of independent rows: nothing to orthogonalise.
+    """
+    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    by_adam = {id(p) for name in getattr(model, "by_adam", ()) for p in model.get_submodule(name).parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
-    rest = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
-    groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in tables]
+    rest = [p for p in trained if p.ndim < 2 or id(p) in tables]
+    muon = cfg.kind == "muon" or (cfg.kind == "auto" and not sharded)
+    turned = [p for p in decayed if muon and id(p) not in by_adam]
+    kept = [p for p in decayed if not muon or id(p) in by_adam]
+    groups: list[dict[str, Any]] = [
+        {"params": turned, "weight_decay": cfg.weight_decay, "orthogonal": True},
+        {"params": kept, "weight_decay": cfg.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    kind = Muon if muon else torch.optim.AdamW
+    return kind([group for group in groups if group["params"]], lr=cfg.lr, betas=cfg.betas, fused=True)
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> TensorDict:

@@ -71,8 +71,11 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW, its schedule, clipping and the average of the weights."""
+    """The optimizer, its schedule, clipping and the average of the weights."""
 
+    kind: str = "auto"
+    """`muon` (matrices and kernels by orthogonalised momentum, the rest by AdamW), `adamw`, or `auto`: muon unless
+    ZeRO shards the optimizer."""
     lr: float = 1e-3
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -92,6 +95,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+        if self.kind not in ("auto", "muon", "adamw"):
+            raise ValueError(f"optimizer.kind is 'auto', 'muon' or 'adamw'; got '{self.kind}'.")
         if self.lr <= 0:
             raise ValueError(f"optimizer.lr must be positive; got {self.lr}.")
         if self.schedule not in ("cosine", "constant"):
@@ -116,3 +121,8 @@ class BackendConfig:
             raise ValueError(f"backend.precision is 'auto', 'fp32' or 'bf16'; got '{self.precision}'.")
         if self.zero_stage not in (0, 1, 2):
             raise ValueError(f"backend.zero_stage is 0, 1 or 2; got {self.zero_stage}.")
+
+    def check(self, optimizer: OptimizerConfig) -> None:
+        """ValueError where ZeRO cannot shard this optimizer: Muon needs whole matrices, a shard is a flat piece."""
+        if self.zero_stage and optimizer.kind == "muon":
+            raise ValueError("backend.zero_stage shards AdamW only. Set optimizer.kind=adamw, or backend.zero_stage=0.")

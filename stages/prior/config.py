@@ -55,7 +55,7 @@ class PriorConfig:
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1.5e-3, weight_decay=0.03, betas=(0.9, 0.96))
     )
-    """AdamW."""
+    """How it steps."""
     backend: BackendConfig = field(default_factory=BackendConfig)
     """Precision and sharding."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})
@@ -64,6 +64,7 @@ class PriorConfig:
     """Filled from the recipe."""
 
     def __post_init__(self) -> None:
+        self.backend.check(self.optimizer)
         if self.kind not in KINDS:
             raise ValueError(f"prior.kind is 'masked' or 'autoregressive'; got '{self.kind}'.")
         if self.heads < 1 or self.width % (4 * self.heads) or self.width < 1:

@@ -60,6 +60,9 @@ class Prior(nn.Module):
         ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`.
     """
 
+    by_adam = ("heads",)
+    """What Muon leaves to AdamW: a row of a head belongs to one code."""
+
     def __init__(  # noqa: PLR0913 - a model receives plain arguments
         self,
         *,

@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "channels": 64,
         "codebook": {"metric": "euclidean"},
         "loss": {"l1": 0.0, "mse": 1.0, "multiscale": 0.0, "top": 0.0},
-        "optimizer": {"lr": 3e-4, "schedule": "constant"},
+        "optimizer": {"kind": "adamw", "lr": 3e-4, "schedule": "constant"},
     },
     "256": {"levels": [16, 8], "codebook_sizes": [1024, 8192], "channels": 96, "loss": {"adversarial": 0.1}},
     "512": {"levels": [32, 16, 8], "codebook_sizes": [1024, 4096, 8192], "channels": 96, "loss": {"adversarial": 0.1}},
@@ -95,6 +95,7 @@ class VQVAEConfig:
                 "backend.zero_stage shards one model, but loss.adversarial trains two. Set loss.adversarial=0, or "
                 "backend.zero_stage=0 (plain DDP)."
             )
+        self.backend.check(self.optimizer)
         if self.image_size is not None:
             self.check_size(self.image_size)
 

@@ -5,6 +5,7 @@ Shapes: b batch, d code width, h w height and width of a level.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,8 @@ class AutoencoderTask:
         self.players: dict[str, Player] = {"autoencoder": self.main}
         self.critic: Player | None = None
         if discriminator is not None:
-            self.critic = backend.player(
-                "discriminator", discriminator, cfg.optimizer, total_steps=self.steps, ema=False
-            )
+            adam = replace(cfg.optimizer, kind="adamw")  # a critic that learns faster than its painter ends the game
+            self.critic = backend.player("discriminator", discriminator, adam, total_steps=self.steps, ema=False)
             self.players["discriminator"] = self.critic
         self.figures: dict[str, float] = {}
         """What the last evaluation found."""
