@@ -27,7 +27,7 @@ class Muon(torch.optim.AdamW):
     """AdamW, except in the groups with `orthogonal: True`, whose parameters have two dimensions or more."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all groups; gradients of orthogonal groups are used up."""
         for group in self.param_groups:
             if group.get("orthogonal"):
@@ -61,4 +61,5 @@ def orthogonal(matrix: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
     for _ in range(ROUNDS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    turned: Tensor = (x.T if tall else x).to(matrix.dtype)
+    return turned

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pipeline.errors import ConfigError, DataError, MissingInputError
 from stages.conditioning.condition import Condition, class_condition
 from stages.prior.config import PriorConfig
+from stages.prior.fold import folds_of
 from stages.prior.load import load_prior
 from stages.prior.loss import MEAN_HIDDEN, Draw, Noise, causal_loss, disturb, draw_hidden, masked_loss, surprise
 from stages.prior.model import Pass, Prior
@@ -58,8 +59,9 @@ def test_the_autoregressive_prior_sees_only_what_came_before() -> None:
         assert moved[position + 1 :].all()
 
 
-def test_the_masked_prior_sees_in_both_directions() -> None:
-    prior, codes = make_prior(), make_codes(1)
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_masked_prior_sees_in_both_directions(fold: bool) -> None:
+    prior, codes = make_prior(fold=fold), make_codes(1)
     guide = prior.guide(make_class(1), {}, 1)
     before = prior.hidden_logits(codes, guide)
     for level, index in ((0, 0), (0, 3), (1, 0), (1, 15)):
@@ -72,6 +74,37 @@ def test_a_fine_code_carries_the_coarse_code_above_it() -> None:
     prior = make_prior(grids=[(2, 3), (4, 6)])
     above = prior.get_buffer("parents1").view(4, 6)
     assert above.tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+
+
+def test_a_fold_puts_the_codes_under_a_coarse_one_into_one_token() -> None:
+    plain, folded = folds_of([(2, 2), (4, 6), (4, 6)], fold=False), folds_of([(2, 2), (4, 6), (4, 6)], fold=True)
+    assert [one.count for one in plain] == [4, 24, 24]
+    assert [one.count for one in folded] == [4, 4, 24]
+    codes = torch.arange(24.0).view(1, 24, 1)
+
+    tokens = folded[1].gather(codes)
+
+    assert tokens[0, 1].tolist() == [3.0, 4.0, 5.0, 9.0, 10.0, 11.0]  # rows 0 and 1, columns 3 to 5 of 4 x 6
+    assert torch.equal(folded[1].spread(tokens), codes)
+
+
+def test_a_folded_token_tells_its_codes_apart() -> None:
+    prior, codes = make_prior(fold=True), make_codes(1)
+    guide = prior.guide(make_class(1), {}, 1)
+    swapped = [codes[0], codes[1].clone()]
+    codes[1][0, 0], codes[1][0, 1] = 2, 5
+    swapped[1][0, 0], swapped[1][0, 1] = 5, 2  # two codes of one token
+    logits = prior.hidden_logits(codes, guide)
+
+    assert not torch.allclose(logits, prior.hidden_logits(swapped, guide), atol=1e-3)
+    assert not torch.allclose(logits[0, 0], logits[0, 1], atol=1e-3)
+
+
+def test_a_fold_is_refused_where_it_cannot_be() -> None:
+    with pytest.raises(ValueError, match="fold: false"):
+        make_prior("autoregressive", fold=True)
+    with pytest.raises(ValueError, match="does not split"):
+        make_prior(fold=True, grids=[(1, 1), (3, 3)])
 
 
 @pytest.mark.parametrize("kind", KINDS)

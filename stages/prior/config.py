@@ -25,7 +25,9 @@ class PriorConfig:
     heads: int = 4
     """Attention heads."""
     window: int = 0
-    """Masked: side of attention windows on the finest level, in codes; 0 attends in full. For 512 px and more."""
+    """Masked: side of attention windows on the finest level, in tokens; 0 attends in full. For 512 px and more."""
+    fold: bool = True
+    """Masked: one token for all codes of a finer level under one of the level above; several times faster."""
     conditions: tuple[str, ...] = ("class",)
     """What the prior listens to; a class counts only where the data has some."""
     dropout: float = 0.0

@@ -1,8 +1,9 @@
 """The prior: one transformer that learns the codes of images, coarse to fine, under any conditions.
 
 All levels form one sequence, coarsest first. A code of a finer level carries the embedding of the coarse code above
-it. `masked` sees in both directions and fills hidden codes of one level at a time (MaskGIT; Chang et al. 2022);
-`autoregressive` predicts code after code in raster order, level after level.
+it; with `fold` one token holds all fine codes of a coarse one. `masked` sees in both directions and fills hidden codes
+of one level at a time (MaskGIT; Chang et al. 2022); `autoregressive` predicts code after code in raster order, level
+after level.
 
 Shapes: b batch, n codes of one level (flattened in raster order), N codes of all levels, w width, k codebook rows,
 a asked codes of the whole batch.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from stages.conditioning.condition import Conditions
 from stages.conditioning.mixer import ConditionMixer
+from stages.prior.fold import folds_of
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
 
@@ -53,11 +55,13 @@ class Prior(nn.Module):
         conditions: width of the features of each modality; empty for an unconditional model.
         width, depth, heads: of the transformer.
         dropout: on the residual branches.
-        window: side of attention windows on the finest level, in its cells; 0 attends in full. Masked only.
+        window: side of attention windows on the finest level, in its tokens; 0 attends in full. Masked only.
+        fold: one token for all codes of a finer level under one of the level above. Masked only.
         cross_attention: read the conditions' tokens; a class alone says everything in its pooled vector.
 
     Raises:
-        ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`.
+        ValueError: an unknown kind, grids that do not nest, windows or folds with `autoregressive`, a width that does
+            not split into the codes of a token.
     """
 
     by_adam = ("heads",)
@@ -75,26 +79,34 @@ class Prior(nn.Module):
         heads: int,
         dropout: float = 0.0,
         window: int = 0,
+        fold: bool = False,
         cross_attention: bool = False,
     ) -> None:
         super().__init__()
-        _check(kind, grids, codebook_sizes, window)
+        _check(kind, grids, codebook_sizes, window, fold)
         self.arguments: dict[str, Any] = {
             "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
-            "window": window, "cross_attention": cross_attention,
+            "window": window, "fold": fold, "cross_attention": cross_attention,
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
+        self.folds = folds_of(self.grids, fold=fold)
+        if uneven := [one.slots for one in self.folds if width % one.slots]:
+            raise ValueError(f"width {width} does not split into {uneven[0]} codes of a token. Set fold: false.")
         self.codebook_sizes = list(codebook_sizes)
         cross_attention = cross_attention and bool(conditions)
         self.mixer = ConditionMixer(width, conditions, with_tokens=cross_attention)
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_attention=cross_attention)
-        self.embeddings = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes)  # last: hidden
+        levels = list(zip(self.codebook_sizes, self.folds, strict=True))
+        self.embeddings = nn.ModuleList(
+            _embedding(size + 1, width // one.slots) for size, one in levels
+        )  # last: hidden
         self.above = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes[:-1])
         self.level_embedding = _embedding(len(self.grids), width)
-        self.row_embeddings = nn.ModuleList(_embedding(h, width) for h, _ in self.grids)
-        self.column_embeddings = nn.ModuleList(_embedding(w, width) for _, w in self.grids)
+        self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
+        self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
+        self.unfold = nn.ModuleList(_unfold(width, one.slots) for one in self.folds)
         self.heads = nn.ModuleList(_head(width, size) for size in self.codebook_sizes)
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
@@ -130,7 +142,8 @@ class Prior(nn.Module):
         last = len(codes) - 1
         x = torch.cat([self._tokens(codes, level) for level in range(last + 1)], dim=1)
         context = Context(guide, self.rotary[: x.shape[1]], plan=self._plan(last))
-        x = self.trunk(x, context)[:, -codes[last].shape[1] :]
+        x = self.trunk(x, context)[:, -self.folds[last].count :]
+        x = self.folds[last].spread(self.unfold[last](x))
         if asked is not None:
             x = x[asked] if asked.dtype == torch.bool else x[:, asked]
         logits: Tensor = self.heads[last](x).float()
@@ -167,10 +180,11 @@ class Prior(nn.Module):
         return self._placed(before, codes, level, begin, end)
 
     def _tokens(self, codes: Codes, level: int) -> Float[Tensor, "b n w"]:
-        return self._placed(self.embeddings[level](codes[level]), codes, level, 0, self.sizes[level])
+        fold = self.folds[level]
+        return self._placed(fold.gather(self.embeddings[level](codes[level])), codes, level, 0, fold.count)
 
     def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int) -> Tensor:
-        """Add the place of codes [begin, end) of a level and the code above each."""
+        """Add the place of tokens [begin, end) of a level and the code above each."""
         x = x + self._places(level, begin, end)
         if level:
             x = x + self.above[level - 1](codes[level - 1][:, self._parents(level)[begin:end]])
@@ -178,7 +192,7 @@ class Prior(nn.Module):
 
     def _places(self, level: int, begin: int, end: int) -> Float[Tensor, "m w"]:
         """Embeddings of the places [begin, end) of a level; only of the rows of the grid that hold them."""
-        columns = self.grids[level][1]
+        columns = self.folds[level].tokens[1]
         top, bottom = begin // columns, -(-end // columns)
         of_row, of_column = self.row_embeddings[level], self.column_embeddings[level]
         assert isinstance(of_row, nn.Embedding) and isinstance(of_column, nn.Embedding)
@@ -189,21 +203,22 @@ class Prior(nn.Module):
     def _plan(self, last: int) -> WindowPlan | None:
         if not self.window or last == 0 or last != len(self.grids) - 1:
             return None
-        return WindowPlan(self.grids[last], self.grids[last - 1], self.first[last], self.window)
+        return WindowPlan(self.folds[last].tokens, self.folds[last - 1].tokens, self.first[last], self.window)
 
     def _parents(self, level: int) -> Int[Tensor, " n"]:
         return self.get_buffer(f"parents{level}")
 
     def _remember_places(self, head_width: int) -> None:
-        """Positions of all codes in cells of the finest grid, and for each code the one above it."""
+        """Positions of all tokens in cells of the finest grid, and for each token the code above it."""
         self.sizes = [h * w for h, w in self.grids]
-        self.first = [sum(self.sizes[:level]) for level in range(len(self.sizes))]
+        places = [one.tokens for one in self.folds]
+        self.first = [sum(h * w for h, w in places[:level]) for level in range(len(places))]
         self.num_codes = sum(self.sizes)
         finest = torch.tensor(self.grids[-1])
-        positions = [(_cells(h, w) + 0.5) * finest / torch.tensor([h, w]) for h, w in self.grids]
+        positions = [(_cells(h, w) + 0.5) * finest / torch.tensor([h, w]) for h, w in places]
         self.register_buffer("rotary", rotary_table(torch.cat(positions), head_width), persistent=False)
         for level in range(1, len(self.grids)):
-            (h, w), (above_h, above_w) = self.grids[level], self.grids[level - 1]
+            (h, w), (above_h, above_w) = places[level], self.grids[level - 1]
             cells = _cells(h, w) // torch.tensor([h // above_h, w // above_w])
             self.register_buffer(f"parents{level}", cells[:, 0] * above_w + cells[:, 1], persistent=False)
 
@@ -226,7 +241,16 @@ def _head(width: int, size: int) -> nn.Linear:
     return head
 
 
-def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[int], window: int) -> None:
+def _unfold(width: int, slots: int) -> nn.Module:
+    """From a token to a vector per code of it."""
+    if slots == 1:
+        return nn.Identity()
+    layer = nn.Linear(width, slots * width)
+    nn.init.normal_(layer.weight, std=width**-0.5)
+    return layer
+
+
+def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[int], window: int, fold: bool) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind is 'masked' or 'autoregressive'; got '{kind}'.")
     if len(grids) != len(codebook_sizes):
@@ -234,6 +258,8 @@ def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[i
     for coarse, fine in itertools.pairwise(grids):
         if fine[0] % coarse[0] or fine[1] % coarse[1]:
             raise ValueError(f"a finer grid must be a multiple of the coarser one; got {coarse} and {fine}.")
+    if fold and kind != "masked":
+        raise ValueError("fold is for kind 'masked'; the autoregressive prior draws code after code. Set fold: false.")
     if window and kind != "masked":
         raise ValueError(
             "window is for kind 'masked'; the autoregressive prior attends to all codes before. Set window: 0."
