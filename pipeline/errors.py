@@ -27,3 +27,8 @@ class Stopped(TesseraError):  # noqa: N818 - a request that was met, not a failu
     """Stopped on request before the end; the same line typed again resumes."""
 
     exit_code = 85
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is PyTorch saying that there is no memory left, on a GPU or in the machine."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

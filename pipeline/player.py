@@ -109,6 +109,11 @@ class Player:
         self.optimizer.zero_grad(set_to_none=True)
         return norm, skipped
 
+    def forget_gradients(self) -> None:
+        """Drop what a step that was broken off has left."""
+        for p in self.parameters:
+            p.grad = None
+
     def _count(self, skipped: bool) -> None:
         self.skips_in_a_row = self.skips_in_a_row + 1 if skipped else 0
         if self.skips_in_a_row >= MOST_SKIPS:

@@ -162,6 +162,24 @@ def identity_part(config: Any, values: Mapping[str, Any] | None = None) -> dict[
     return kept
 
 
+def with_new_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as an older Tessera wrote it, with the fields that came since at their defaults: they change nothing."""
+    try:
+        return _filled(plain(kind()), values)
+    except (TypeError, ValueError):  # a config with no default of its own
+        return dict(values)
+
+
+def _filled(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    filled = dict(values)
+    for name, default in defaults.items():
+        if name not in filled:
+            filled[name] = default
+        elif isinstance(default, Mapping) and isinstance(filled[name], Mapping):
+            filled[name] = _filled(default, filled[name])
+    return filled
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], key: str = "") -> list[str]:
     """Lines 'key: old -> new' for every leaf that differs."""
     lines = []

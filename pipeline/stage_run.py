@@ -23,7 +23,7 @@ from pipeline.atomic_file import write_atomically
 from pipeline.errors import ConfigError, MissingInputError, Stopped, TesseraError
 from pipeline.log_file import copied_to
 from pipeline.owner import owning
-from pipeline.schema import differences, identity_part, plain
+from pipeline.schema import differences, identity_part, plain, with_new_fields
 from pipeline.stage import Results, Stage
 from pipeline.stopping import StopRequest, stop_signals
 
@@ -93,7 +93,8 @@ def refuse_changed(job: Job, inputs: dict[str, str] | None = None) -> None:
     if before is None:
         return
     verb, config, old_inputs = before
-    changed = differences(identity_part(job.cfg, config), identity_part(job.cfg))
+    old = with_new_fields(type(job.cfg), config)
+    changed = differences(identity_part(job.cfg, old), identity_part(job.cfg))
     if changed:
         shown = "; ".join(changed[:SHOWN_DIFFERENCES])
         more = f"; and {len(changed) - SHOWN_DIFFERENCES} more" if len(changed) > SHOWN_DIFFERENCES else ""

@@ -7,6 +7,7 @@ file STOP in the run or stage folder) is agreed on by all ranks after each step,
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import randomness
-from pipeline.errors import Stopped
+from pipeline.errors import Stopped, TesseraError, out_of_memory
 from pipeline.progress import Progress
 from pipeline.tracking import Tracker
 from pipeline.training_config import LoopConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.player import Player
     from pipeline.shards import Batches
 
+log = logging.getLogger(__name__)
 Batch = dict[str, Any]
 STOP_FILE = "STOP"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -77,7 +79,7 @@ class Run:
         from pipeline import checkpoint
 
         fresh = {name: _clone(player) for name, player in self.task.players.items()}
-        self.task.train_step(next(iter(self.batches)), 0)
+        self._warm_up()
         found = None
         if self.backend.is_main:
             checkpoint.sweep(self.out / "checkpoints")
@@ -95,6 +97,25 @@ class Run:
         self._saved_step = self._logged_step = step
         self._saved_at = self._logged_at = time.monotonic()
         return step
+
+    def _warm_up(self) -> None:
+        """One throw-away step; where it does not fit into memory, again with half the micro-batch.
+
+        Only a lone process tries again: the others would wait for the gradients of the one that ran out.
+        """
+        while True:
+            try:
+                self.task.train_step(next(iter(self.batches)), 0)
+                return
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if self.backend.world > 1:
+                    raise no_room(self.batches.micro_batch) from error
+            for player in self.task.players.values():
+                player.forget_gradients()
+            size = self.batches.halve_micro_batch()
+            log.warning("memory ran out: micro-batches of %d from here on (data.micro_batch=%d says so)", size, size)
 
     @property
     def stop_requested(self) -> bool:
@@ -204,12 +225,25 @@ def fit(task: Task, batches: Iterable[list[Batch]], cfg: LoopConfig, run: Run, *
                 run.save(step)
                 raise Stopped(f"stopped on request at step {step} of {cfg.steps}; the same line typed again resumes.")
             _seed_dropout(run.backend, step)
-            metrics = task.train_step(micro_batches, step)
+            try:
+                metrics = task.train_step(micro_batches, step)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                raise no_room(run.batches.micro_batch) from error
             for player in task.players.values():
                 player.follow()
             step += 1
             _after_step(metrics, step, cfg, run, global_batch)
     return step
+
+
+def no_room(micro_batch: int) -> TesseraError:
+    """What to say when memory ran out where halving is not possible."""
+    return TesseraError(
+        f"memory ran out with micro-batches of {micro_batch} samples. The global batch can stay as it is:\n"
+        f"type the same line with this stage's data.micro_batch={max(1, micro_batch // 2)}"
+    )
 
 
 def _after_step(metrics: dict[str, Any], step: int, cfg: LoopConfig, run: Run, global_batch: int) -> None:

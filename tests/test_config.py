@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config import Recipe, check, load_recipe, stage_config
 from pipeline.errors import ConfigError
-from pipeline.schema import differences, identity_part, plain
+from pipeline.schema import differences, identity_part, plain, with_new_fields
 from pipeline.stage import Stage
 from pipeline.training_config import DataConfig, LoopConfig, identity
 
@@ -235,6 +235,17 @@ def test_identity_leaves_out_marked_fields_at_any_depth() -> None:
     assert identity_part(other, plain(base)) == identity_part(base)
     changed = identity_part(Model(width=4, loop=LoopConfig(steps=5)))
     assert differences(identity_part(base), changed) == ["width: 128 -> 4", "loop.steps: 1000 -> 5"]
+
+
+def test_a_field_that_came_since_is_no_change_while_it_keeps_its_default() -> None:
+    old = plain(Model(width=64))
+    del old["dropout"], old["loop"]["steps"]
+
+    filled = with_new_fields(Model, old)
+
+    assert differences(filled, plain(Model(width=64))) == []
+    assert differences(filled, plain(Model(width=64, dropout=0.1))) == ["dropout: 0.0 -> 0.1"]
+    assert "dropout" not in old, "the old config itself stays as it is"
 
 
 def test_fuzzed_recipes_never_end_in_another_error(recipe_file: Any) -> None:

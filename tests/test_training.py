@@ -47,6 +47,21 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert steps == list(range(1, 13))
 
 
+def test_memory_that_runs_out_halves_the_micro_batch(tmp_path: Path) -> None:
+    spawn.run(MODULE, [str(tmp_path / "scarce"), "room=3"], 1)
+    spawn.run(MODULE, [str(tmp_path / "told"), "micro=4"], 1)
+
+    assert digests(tmp_path / "scarce") == digests(tmp_path / "told")
+
+
+def test_memory_that_runs_out_among_several_processes_says_what_to_type(tmp_path: Path) -> None:
+    processes = spawn.start(MODULE, [str(tmp_path), "room=3"], 2)
+    answers = [process.communicate(timeout=120)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [1, 1]
+    assert all("data.micro_batch=3" in answer for answer in answers), answers
+
+
 def test_micro_batches_make_the_same_step(tmp_path: Path) -> None:
     for parts in (1, 3):
         spawn.run(MODULE, [str(tmp_path / str(parts)), f"micro={parts}", "steps=1"], 1)

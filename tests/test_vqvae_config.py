@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data_prep.stage import STAGE as SHARDS
 from pipeline.config import check, load_recipe
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, MissingInputError
 from pipeline.schema import build as build_config
 from stages.vqvae.config import DEFAULT_SIZES, PRESETS, VQVAEConfig
+from stages.vqvae.load import save_autoencoder
 from stages.vqvae.settings import CodebookSettings, LossSettings
 from stages.vqvae.stage import STAGE
 from stages.vqvae.train import build
@@ -106,3 +108,19 @@ def test_adding_a_weight_to_the_command_line_keeps_the_presets_others(configured
     cfg = configured("{preset: '256'}", "vqvae.loss.mse=3")
 
     assert cfg.loss == LossSettings(adversarial=0.1, mse=3.0)
+
+
+def test_a_model_starts_from_the_weights_of_another_run(tmp_path: Path) -> None:
+    first = build(VQVAEConfig(channels=4, codebook_sizes=(8, 16)))
+    first.decoder.pixels[0].bias.data.fill_(0.5)
+    save_autoencoder(first, tmp_path / "model", {"image_size": 32})
+
+    second = build(VQVAEConfig(channels=4, codebook_sizes=(8, 16), init_from=str(tmp_path)))
+
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    with pytest.raises(ConfigError, match="another shape"):
+        build(VQVAEConfig(channels=8, codebook_sizes=(8, 16), init_from=str(tmp_path)))
+    with pytest.raises(MissingInputError, match="no trained autoencoder"):
+        build(VQVAEConfig(init_from=str(tmp_path / "nowhere")))

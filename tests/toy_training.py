@@ -24,7 +24,7 @@ from torch import nn
 from launchers.train import leave
 from pipeline import randomness
 from pipeline.backend import Backend
-from pipeline.errors import Stopped
+from pipeline.errors import TesseraError
 from pipeline.tracking import Tracker, TrackingConfig
 from pipeline.train_loop import train
 from pipeline.training_config import BackendConfig, LoopConfig, OptimizerConfig
@@ -40,6 +40,14 @@ class Numbers:
         share = GLOBAL_BATCH // world
         self.rows = torch.arange(rank * share, (rank + 1) * share)
         self.micro_batches = micro_batches
+
+    @property
+    def micro_batch(self) -> int:
+        return len(self.rows) // self.micro_batches
+
+    def halve_micro_batch(self) -> int:
+        self.micro_batches *= 2
+        return self.micro_batch
 
     def seek(self, samples_seen: int) -> None:
         self.step = samples_seen // GLOBAL_BATCH
@@ -65,8 +73,9 @@ class Net(nn.Module):
 class Toy:
     best = ("loss", "min")
 
-    def __init__(self, backend: Backend, steps: int, die_at: int, nan_at: int) -> None:
-        self.backend, self.die_at, self.nan_at = backend, die_at, nan_at
+    def __init__(self, backend: Backend, steps: int, options: dict[str, str]) -> None:
+        self.backend = backend
+        self.die_at, self.nan_at, self.room = (int(options.get(name, 0)) for name in ("die", "nan", "room"))
         net = Net()
         self.main = backend.player("main", net, OptimizerConfig(lr=0.01, warmup_steps=2), total_steps=steps)
         self.players = {"main": self.main}
@@ -77,6 +86,9 @@ class Toy:
 
         def loss_fn(net: nn.Module, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             loss = (net(batch["x"]) - batch["x"].cumsum(1)).square().mean()
+            if self.room and len(batch["x"]) > self.room:
+                loss.backward()  # gradients of a step that is then broken off
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
             if step and step == self.nan_at and self.backend.rank == 0:
                 loss = loss * float("nan")
             return loss, {"loss": loss}
@@ -118,14 +130,14 @@ def main() -> int:
         out.mkdir(parents=True, exist_ok=True)
     backend.barrier()
     batches = Numbers(backend.rank, backend.world, int(options.get("micro", 1)))
-    task = Toy(backend, steps, int(options.get("die", 0)), int(options.get("nan", 0)))
+    task = Toy(backend, steps, options)
     loop = LoopConfig(steps=steps, log_every=1, eval_every=4, paint_every=6, save_every=int(options.get("save", 3)))
     tracker = Tracker.start(out, TrackingConfig(mode="disabled"), "toy", {}, backend)
     try:
         train(task, batches, loop, out=out, backend=backend, tracker=tracker, global_batch=GLOBAL_BATCH)
-    except Stopped as stopped:
-        print(stopped)
-        return stopped.exit_code
+    except TesseraError as error:
+        print(error)
+        return error.exit_code
     digests = backend.gather_objects(digest(task))
     if backend.is_main:
         (out / "digests.json").write_text(json.dumps(digests))

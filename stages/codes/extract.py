@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.atomic_file import TEMPORARY
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, out_of_memory
 from pipeline.samples import Sample, encode_npy
 from pipeline.shard_files import read_samples
 from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
@@ -162,8 +162,7 @@ class Extractor:
 
     def _halve(self, error: RuntimeError) -> None:
         """Take half as many views at once when memory ran out; anything else is passed on."""
-        short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not short or self.at_once == 1:
+        if not out_of_memory(error) or self.at_once == 1:
             raise error
         self.at_once //= 2
         log.warning("memory ran out: %d views at once from here on", self.at_once)

@@ -65,6 +65,8 @@ class VQVAEConfig:
     """Mirror every second picture in training; wrong where captions say left or right."""
     discriminator_channels: int = 32
     """Of the patch discriminator's first feature map."""
+    init_from: str = ""
+    """A finished vqvae stage of the same shape, whose weights and codebooks to start from."""
     val_samples: int = identity(1024)
     """Pictures of val an evaluation looks at, at most."""
     data: DataConfig = field(default_factory=DataConfig)

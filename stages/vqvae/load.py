@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.errors import DataError, MissingInputError
+from pipeline.errors import ConfigError, DataError, MissingInputError
 from stages.vqvae.model import Autoencoder
 
 
@@ -29,6 +29,22 @@ def save_autoencoder(model: Autoencoder, folder: Path, info: dict[str, Any]) -> 
         {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, folder / "model.safetensors"
     )
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def start_from(model: Autoencoder, stage_folder: Path) -> None:
+    """Give `model` the averaged weights and the codebooks of a finished vqvae stage.
+
+    Raises:
+        MissingInputError: no model in this folder.
+        ConfigError: one of another shape.
+    """
+    path = Path(stage_folder) / "model" / "model.safetensors"
+    if not path.is_file():
+        raise MissingInputError(f"vqvae.init_from={stage_folder} holds no trained autoencoder ({path} is not there).")
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ConfigError(f"vqvae.init_from={stage_folder} is of another shape: {str(error)[:200]}") from error
 
 
 def load_autoencoder(stage_folder: Path, device: str | torch.device = "cpu") -> tuple[Autoencoder, dict[str, Any]]:

@@ -16,6 +16,7 @@ from pipeline.train_loop import train
 from stages.vqvae.config import VQVAEConfig
 from stages.vqvae.discriminator import PatchDiscriminator
 from stages.vqvae.images import train_decode
+from stages.vqvae.load import start_from
 from stages.vqvae.model import Autoencoder
 from stages.vqvae.task import AutoencoderTask
 
@@ -42,8 +43,8 @@ def train_autoencoder(cfg: VQVAEConfig, shards_folder: Path, out: Path) -> dict[
 
 
 def build(cfg: VQVAEConfig) -> Autoencoder:
-    """The model this config describes."""
-    return Autoencoder(
+    """The model this config describes; ConfigError or MissingInputError where `init_from` holds none like it."""
+    model = Autoencoder(
         levels=cfg.levels,
         bottleneck=cfg.bottleneck,
         codebook_sizes=cfg.codebook_sizes,
@@ -52,6 +53,9 @@ def build(cfg: VQVAEConfig) -> Autoencoder:
         blocks=cfg.blocks,
         codebook=asdict(cfg.codebook),
     )
+    if cfg.init_from:
+        start_from(model, Path(cfg.init_from))
+    return model
 
 
 def image_size(cfg: VQVAEConfig, shards: ShardSet) -> int:
