@@ -13,6 +13,7 @@ from pipeline.stage import Stage
 def run(cfg: ShardsConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     """Write the shards straight into the stage's folder."""
     from data_prep import shard
+    from data_prep.contact_sheet import save_contact_sheet
 
     bar: Progress | None = None
 
@@ -23,7 +24,9 @@ def run(cfg: ShardsConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]
         bar.update(done)
 
     try:
-        return shard(cfg, out, report)
+        results = shard(cfg, out, report)
+        save_contact_sheet(out, cfg.size, out / "samples" / "pictures.png")
+        return results
     finally:
         if bar is not None:
             bar.close()

@@ -50,6 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("Open ")
     assert Path(folder / done.stdout.splitlines()[-1].removeprefix("Open ")).is_file()
+    (folder / "said.txt").write_text(done.stdout)
     return folder
 
 
@@ -62,6 +63,17 @@ def test_every_stage_is_finished_and_says_what_it_found(home: Path, stage: str) 
     assert manifest(home, stage)["results"]
     exit_file = home / "runs" / "small" / stage / "exit.json"
     assert json.loads(exit_file.read_text())["exit_code"] == 0
+
+
+def test_a_grid_is_shown_after_each_stage(home: Path) -> None:
+    shown = [line.split("picture: ")[1] for line in (home / "said.txt").read_text().splitlines() if "picture: " in line]
+
+    assert [Path(path).parts[2] for path in shown] == ["shards", "vqvae", "codes", "prior", "evaluation"]
+    sizes = [Image.open(home / path).size for path in shown]
+    assert sizes[0] == (10 * 34 + 2, 4 * 34 + 2)
+    decoded = np.asarray(Image.open(home / shown[2])).astype(float)
+    above, below = decoded[: len(decoded) // 2], decoded[len(decoded) // 2 :]
+    assert 0 < np.abs(above - below).mean() < 80, "the lower row is what the codes of the upper one say"
 
 
 def test_evaluation_measures_reconstructions_codes_and_samples(home: Path) -> None:

@@ -17,6 +17,7 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     from pipeline.artifacts import fingerprint
     from pipeline.shard_index import open_shards
     from stages.codes.extract import Extractor, extract, own_shards
+    from stages.codes.picture import save_decoded
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     source = open_shards(inputs["shards"])
@@ -26,7 +27,10 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     total = sum(shard.samples for shard in own_shards(source, rank, world))
     with Progress(total, title="codes", items_per_step=1, shown=rank == 0) as bar:
         extract(extractor, source, rank=rank, world=world, report=bar.update)
-    return _results(out) if rank == 0 else {}
+    if rank:
+        return {}
+    save_decoded(source, out, model, about["image_size"], out / "samples" / "decoded.png")
+    return _results(out)
 
 
 def _tokenizer(folder: Path) -> tuple[Any, dict[str, Any]]:

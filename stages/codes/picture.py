@@ -1,0 +1,39 @@
+"""What the stored codes say: pictures, and under them what the tokenizer paints from their codes alone."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.samples import decode_npy
+from pipeline.shard_files import read_samples
+from pipeline.shard_index import ShardSet, open_shards
+from pipeline.shards import read_pass
+from stages.vqvae.images import center_decode, rows_of_pictures, tensor_to_picture
+from stages.vqvae.model import Autoencoder
+
+SHOWN = 10
+
+
+@torch.no_grad()
+def save_decoded(source: ShardSet, codes: Path, model: Autoencoder, size: int, path: Path) -> None:
+    """Write the first pictures of train (their centres) above what the first view of their stored codes decodes to."""
+    shards = source.split("train")[:1]
+    batch = next(read_pass(shards, center_decode(size), batch_size=SHOWN, limit=SHOWN), None)
+    samples = list(islice(read_samples(open_shards(codes).split("train")[0]), SHOWN))
+    if batch is None or not samples:
+        return
+    device = next(model.parameters()).device
+    levels = [
+        torch.from_numpy(np.stack([decode_npy(s.members[f"level{i}.npy"])[0] for s in samples]).astype(np.int64))
+        for i in range(len(model.levels))
+    ]
+    decoded = tensor_to_picture(model.decode([level.to(device) for level in levels]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rows_of_pictures(np.moveaxis(np.asarray(batch["image"]), 1, -1)[: len(decoded)], decoded)).save(
+        path
+    )
