@@ -123,7 +123,8 @@ def _write(
         yield from _in_processes(tasks, make, processes, done)
     except BrokenProcessPool:
         raise TesseraError(
-            "a worker process died (out of memory?). The same line typed again goes on; with less memory:  workers=1"
+            "a worker process died (out of memory?). The same line typed again goes on; with less memory:\n"
+            "--workers 1  (in `tessera run` shards.workers=1)"
         ) from None
 
 

@@ -66,7 +66,9 @@ def check_rate(rejects: list[Reject], seen: int, limit: float, out: Path, *, at_
         return
     top = ", ".join(f"{n} x {reason} ({REASONS[reason]})" for reason, n in list(counts(rejects).items())[:3])
     write_report(out, rejects)
+    allowed = min(1.0, rate * 1.2 + 0.01)
     raise DataError(
         f"{len(rejects)} of {seen} files cannot be used ({rate:.1%}, the limit is {limit:.1%}): {top}.\n"
-        f"Each is listed in {out / REPORT}. To go on without them:  max_reject_rate={min(1.0, rate * 1.2 + 0.01):.2f}"
+        f"Each is listed in {out / REPORT}. To go on without them:  max_reject_rate={allowed:.2f}  "
+        "(in `tessera run` with shards. in front)"
     )

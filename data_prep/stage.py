@@ -11,9 +11,17 @@ from pipeline.stage import Stage
 
 
 def run(cfg: ShardsConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
-    """Write the shards straight into the stage's folder."""
-    from data_prep import shard
+    """Write the shards straight into the stage's folder, and a sheet of the first pictures beside them."""
     from data_prep.contact_sheet import save_contact_sheet
+
+    results = write_shards(cfg, out)
+    save_contact_sheet(out, cfg.size, out / "samples" / "pictures.png")
+    return results
+
+
+def write_shards(cfg: ShardsConfig, out: Path) -> dict[str, Any]:
+    """Write the shards into `out`, and nothing else; shows progress."""
+    from data_prep import shard
 
     bar: Progress | None = None
 
@@ -24,9 +32,7 @@ def run(cfg: ShardsConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]
         bar.update(done)
 
     try:
-        results = shard(cfg, out, report)
-        save_contact_sheet(out, cfg.size, out / "samples" / "pictures.png")
-        return results
+        return shard(cfg, out, report)
     finally:
         if bar is not None:
             bar.close()

@@ -69,7 +69,9 @@ class ShardTask:
             except RejectedError as reject:
                 rejects.append(reject.line(item.source))
             except MemoryError:
-                raise DataError(f"{item.source}: memory ran out while it was converted. Try:  workers=1") from None
+                raise DataError(
+                    f"{item.source}: memory ran out while it was converted. Try:  --workers 1  (shards.workers=1)"
+                ) from None
             progress.step()
 
 

@@ -1,6 +1,6 @@
 """One stage, one rank: what accelerate, torchrun, srun and `tessera run --processes` start.
 
-accelerate launch --config_file accelerate_config.yaml --num_processes 8 -m launchers.train vqvae --config birds256
+accelerate launch --config_file accelerate_config.yaml --num_processes 4 -m launchers.train vqvae --config birds
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def refuse_lone_ranks(world: int, stage: str, config: str | Path) -> None:
     if world > 1 and not on_cpu and not visible_devices():
         raise ConfigError(
             f"{world} processes but no GPU: each would train alone. On CPU type:\n"
-            f"ACCELERATE_USE_CPU=1 accelerate launch --config_file accelerate_config.yaml --num_processes {world} "
+            f"ACCELERATE_USE_CPU=1 accelerate launch --config_file accelerate_config.yaml --num_processes 2 "
             f"-m launchers.train {stage} --config {config}"
         )
 

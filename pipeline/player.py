@@ -159,8 +159,8 @@ class Player:
             return
         zero = self.wrapped.optimizer
         for i, partition in enumerate(zero.single_partition_of_fp32_groups):
-            saved = shard[f"master.{i}"]
-            if saved.shape != partition.shape:
+            saved = shard.get(f"master.{i}")  # none: this rank is one more than there were
+            if saved is None or saved.shape != partition.shape:
                 raise ConfigError(
                     f"this ZeRO checkpoint was written by another number of processes than {self.backend.world}; "
                     "start the stage with the number it was started with, or --redo it."
@@ -177,8 +177,9 @@ def _optimizer(model: nn.Module, cfg: OptimizerConfig, sharded: bool) -> torch.o
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     by_adam = {id(p) for name in getattr(model, "by_adam", ()) for p in model.get_submodule(name).parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in tables]
-    rest = [p for p in trained if p.ndim < 2 or id(p) in tables]
+    matrices = {id(p) for p in trained if p.ndim >= 2 and min(p.flatten(1).shape) > 1} - tables
+    decayed = [p for p in trained if id(p) in matrices]
+    rest = [p for p in trained if id(p) not in matrices]
     muon = cfg.kind == "muon" or (cfg.kind == "auto" and not sharded)
     turned = [p for p in decayed if muon and id(p) not in by_adam]
     kept = [p for p in decayed if not muon or id(p) in by_adam]

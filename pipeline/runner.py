@@ -40,6 +40,8 @@ class RunOptions:
     only: str | None = None
     redo: str | None = None
     processes: int = 1
+    at_most: bool = False
+    """Whether fewer processes are welcome where a stage's lanes do not divide by `processes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def plan_run(recipe: Recipe, stages: Sequence[Stage], options: RunOptions) -> li
     planned = []
     for name in _selected(names, options):
         job = make_job(recipe, stages, name, configs[name], options.runs)
-        one = _planned(job, again=name in again, processes=options.processes)
+        one = _planned(job, again=name in again, options=options)
         if one.state != "again":
             refuse_changed(job)
         planned.append(one)
@@ -117,10 +119,12 @@ def _refuse_other_stage(need: str, folder: Path) -> None:
             raise ConfigError(f"'use: {need}' names {folder}, which stage '{made_by}' made: name a folder of '{need}'.")
 
 
-def _planned(job: Job, *, again: bool, processes: int) -> Planned:
+def _planned(job: Job, *, again: bool, options: RunOptions) -> Planned:
     loop, data = getattr(job.cfg, "loop", None), getattr(job.cfg, "data", None)
-    processes = processes if job.stage.distributed else 1
+    processes = options.processes if job.stage.distributed else 1
     lanes = getattr(data, "lanes", None)
+    if lanes is not None and options.at_most:
+        processes = max(n for n in range(1, processes + 1) if lanes % n == 0)
     if lanes is not None and lanes % processes:
         raise ConfigError(
             f"--processes {processes} does not divide {job.instance}.data.lanes ({lanes}). "

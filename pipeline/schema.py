@@ -163,11 +163,27 @@ def identity_part(config: Any, values: Mapping[str, Any] | None = None) -> dict[
 
 
 def with_new_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as an older Tessera wrote it, with the fields that came since at their defaults: they change nothing."""
+    """A config as an older Tessera wrote it, with the fields that came since as they were in effect before.
+
+    That is their default, or what their metadata calls `before` where the default changed what is made.
+    """
     try:
-        return _filled(plain(kind()), values)
+        default = kind()
     except (TypeError, ValueError):  # a config with no default of its own
         return dict(values)
+    return _filled(_before(default), values)
+
+
+def _before(config: Any) -> dict[str, Any]:
+    """The default config as it was before its newest fields."""
+    values = plain(config)
+    for one in fields(config):
+        inner = getattr(config, one.name)
+        if "before" in one.metadata:
+            values[one.name] = one.metadata["before"]
+        elif is_dataclass(inner):
+            values[one.name] = _before(inner)
+    return values
 
 
 def _filled(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class DataConfig:
     shuffle_buffer: int = 1000
     """Samples in the shuffle buffer of `resampled`."""
     micro_batch: str = identity("auto")
-    """Samples per forward pass of one process; `auto` takes the whole share and halves it when memory runs out."""
+    """Samples per forward pass of one process; `auto` takes the whole share; one process alone halves it where the
+    first step does not fit into memory, several say what to set."""
     workers: int = identity(0)
     """Reader processes per training process; 0 reads in the training process."""
 
@@ -73,7 +74,7 @@ class LoopConfig:
 class OptimizerConfig:
     """The optimizer, its schedule, clipping and the average of the weights."""
 
-    kind: str = "auto"
+    kind: str = field(default="auto", metadata={"before": "adamw"})
     """`muon` (matrices and kernels by orthogonalised momentum, the rest by AdamW), `adamw`, or `auto`: muon unless
     ZeRO shards the optimizer."""
     lr: float = 1e-3

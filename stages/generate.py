@@ -61,11 +61,12 @@ class Painter:
         """
         run = Path(run)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if not (run / with_).is_dir():
+        folder = run / with_ if (run / with_).is_dir() else _used(run).get(with_, run / with_)
+        if not folder.is_dir():
             raise MissingInputError(
                 f"{run} has no stage '{with_}' to paint with.\nTrain one:  tessera run RECIPE --until {with_}"
             )
-        prior, about = load_prior(run / with_, place)
+        prior, about = load_prior(folder, place)
         autoencoder, _ = load_autoencoder(_tokenizer_of(run, about["tokenizer"]), place)
         return cls(autoencoder, prior, about, place)
 
@@ -139,18 +140,27 @@ def paint_grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | No
     return sheet
 
 
+def _used(run: Path) -> dict[str, Path]:
+    """The stages this run's recipe takes from other runs."""
+    recipe = run / "recipe.yaml"
+    return {name: Path(folder) for name, folder in load_recipe(recipe).use.items()} if recipe.is_file() else {}
+
+
 def _tokenizer_of(run: Path, mark: str) -> Path:
-    """The autoencoder's stage folder: the run's own, or the one its recipe uses from elsewhere.
+    """The autoencoder whose codes the prior learned: of this run, or one that its recipe uses from elsewhere.
 
     Raises:
-        ConfigError: it is another autoencoder than the one whose codes the prior learned.
+        ConfigError: there are finished ones, but none is it.
     """
-    recipe = run / "recipe.yaml"
-    elsewhere = load_recipe(recipe).use.get("vqvae") if recipe.is_file() else None
-    folder = Path(elsewhere) if elsewhere else run / "vqvae"
-    if artifacts.is_finished(folder) and artifacts.fingerprint(folder) != mark:
+    used = [folder for name, folder in _used(run).items() if name.partition("@")[0] == "vqvae"]
+    found = [*used, run / "vqvae", *sorted(run.glob("vqvae@*"))]
+    finished = [folder for folder in found if artifacts.is_finished(folder)]
+    for folder in finished:
+        if artifacts.fingerprint(folder) == mark:
+            return folder
+    if finished:
         raise ConfigError(
-            f"{folder} is another tokenizer than the one this prior learned the codes of ({mark[:12]}).\n"
+            f"{finished[0]} is another tokenizer than the one this prior learned the codes of ({mark[:12]}).\n"
             "Train the prior again with --redo codes, or put the matching tokenizer back."
         )
-    return folder
+    return found[0]

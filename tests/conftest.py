@@ -12,8 +12,9 @@ from jaxtyping import install_import_hook
 
 CHECKED = {
     "stages.vqvae": ("model", "encoder", "decoder", "bottleneck", "quantizer", "nearest", "fsq", "loss", "tiling"),
-    "stages.prior": ("model", "transformer", "loss", "sampling", "order", "window"),
+    "stages.prior": ("model", "fold", "transformer", "loss", "sampling", "order", "window"),
     "stages.conditioning": ("condition", "mixer"),
+    "pipeline": ("muon",),
     "stages": ("metrics", "layers"),
 }
 # Must come before the first import of what it checks; users never pay for it.

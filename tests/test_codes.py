@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.samples import Sample, decode_npy, encode_json
 from pipeline.shard_index import open_shards, write_dataset, write_shard
 from pipeline.shards import open_batches, read_pass, read_samples
+from pipeline.tracking import TrackingConfig
 from pipeline.training_config import DataConfig
 from stages.codes import extract as extraction
 from stages.codes.config import CodesConfig
@@ -73,7 +74,9 @@ def save_tokenizer(folder: Path, seed: int = 0) -> Path:
 
 
 def run(shards: Path, tokenizer: Path, out: Path, **config: Any) -> dict[str, Any]:
-    return STAGE.run(CodesConfig(**config), {"shards": shards, "vqvae": tokenizer}, out)
+    return STAGE.run(
+        CodesConfig(tracking=TrackingConfig(mode="disabled"), **config), {"shards": shards, "vqvae": tokenizer}, out
+    )
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

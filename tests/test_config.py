@@ -248,6 +248,19 @@ def test_a_field_that_came_since_is_no_change_while_it_keeps_its_default() -> No
     assert "dropout" not in old, "the old config itself stays as it is"
 
 
+def test_a_field_that_changed_what_is_made_says_what_was_before_it() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Step:
+        kind: str = field(default="new", metadata={"before": "old"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Trained:
+        step: Step = field(default_factory=Step)
+
+    assert differences(with_new_fields(Trained, {"step": {}}), plain(Trained())) == ["step.kind: old -> new"]
+    assert differences(with_new_fields(Trained, {}), plain(Trained(step=Step(kind="old")))) == []
+
+
 def test_fuzzed_recipes_never_end_in_another_error(recipe_file: Any) -> None:
     rng = random.Random(0)
     keys = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,18 @@ def test_a_run_without_labels_paints_and_says_so_when_asked_for_a_class(unlabell
 def test_a_missing_stage_says_what_to_run(labelled: Path) -> None:
     with pytest.raises(MissingInputError, match=r"no stage 'gan'(.|\n)*tessera run"):
         Painter.load(labelled, with_="gan")
+
+
+def test_a_second_tokenizer_of_the_run_is_found_by_its_fingerprint(tmp_path: Path, labelled: Path) -> None:
+    run = tmp_path / "two"
+    shutil.copytree(labelled, run)
+    (run / "vqvae").rename(run / "vqvae@large")
+    save_tokenizer(run / "vqvae", seed=5)
+
+    assert np.array_equal(
+        Painter.load(run).paint(torch.tensor([0]), torch.tensor([1])),
+        Painter.load(labelled).paint(torch.tensor([0]), torch.tensor([1])),
+    )
 
 
 def test_codes_of_another_tokenizer_are_never_painted(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,14 @@ class Numbers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Data:
+    lanes: int = 12
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sum:
     start: int = 0
+    data: Data = field(default_factory=Data)
     fail: str = identity("")
     verbose: bool = identity(False)
 
@@ -114,7 +120,7 @@ def test_stages_run_in_order_and_leave_a_manifest_each(house: House) -> None:
         ("shards", {"count": 4}), ("vqvae", {"total": 16}), ("codes", {"total": 16}), ("prior", {"total": 32}),
     ]  # fmt: skip
     manifest = house.json("toy/vqvae/manifest.json")
-    assert manifest["config"] == {"start": 10} and manifest["results"] == {"total": 16}
+    assert manifest["config"] == {"start": 10, "data": {"lanes": 12}} and manifest["results"] == {"total": 16}
     assert manifest["inputs"] == {"shards": house.json("toy/shards/manifest.json")["fingerprint"]}
     assert house.json("toy/vqvae/exit.json")["status"] == "finished"
     assert "start: 10" in (house.folder / "runs/toy/vqvae/config.yaml").read_text()
@@ -250,6 +256,18 @@ def test_two_runs_in_one_stage_folder_are_refused(house: House) -> None:
     with owning(house.folder / "runs/toy/vqvae"), pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
         house.run()
     assert house.run()[1].results == {"total": 6}
+
+
+def test_processes_that_divide_no_lanes_are_refused_when_asked_for_and_fitted_when_not(house: House) -> None:
+    def planned(**options: Any) -> list[int]:
+        recipe = load_recipe(house.folder / "toy.yaml", ["vqvae.data.lanes=12"])
+        return [one.processes for one in plan_run(recipe, STAGES, house.options(processes=8, **options))]
+
+    with pytest.raises(
+        ConfigError, match=r"--processes 8 does not divide vqvae\.data\.lanes \(12\).*1, 2, 3, 4, 6, 12"
+    ):
+        planned()
+    assert planned(at_most=True) == [1, 6, 1, 1]
 
 
 def test_several_processes_go_through_the_launcher(house: House) -> None:

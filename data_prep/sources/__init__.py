@@ -43,7 +43,8 @@ def _list_files(cfg: ShardsConfig, root: Path) -> Listing:
         if tables:
             return metadata.list_metadata(cfg, root, tables)
     archives = tars.find_tars(root)
-    if archives and (root.is_file() or not folders.any_image(root)):
+    ours = (root / "dataset.json").is_file()  # shards of a run have pictures for the eye beside them
+    if archives and (root.is_file() or ours or not folders.any_image(root)):
         return tars.list_tars(cfg, root, archives)
     return folders.list_folders(cfg, root)
 

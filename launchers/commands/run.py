@@ -46,6 +46,7 @@ def call(arguments: argparse.Namespace) -> int:
         only=arguments.only,
         redo=arguments.redo,
         processes=processes,
+        at_most=arguments.processes is None,
     )
     if arguments.dry_run:
         _print_plan(recipe, plan_run(recipe, STAGES, options), options, as_json=arguments.json)

@@ -30,11 +30,11 @@ def call(arguments: argparse.Namespace) -> int:
 
     The folder holds shards and nothing else, no log and no manifest: the same bytes on every machine.
     """
-    from data_prep.stage import STAGE
+    from data_prep.stage import STAGE, write_shards
 
     cfg = stage_config(_recipe(arguments), STAGE)
     with owning(arguments.out):
-        results = STAGE.run(cfg, {}, arguments.out)
+        results = write_shards(cfg, arguments.out)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))
     else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.tracking import TrackingConfig
 from pipeline.training_config import identity
 
 LATENTS = ("statistics", "full", "none")
@@ -24,6 +25,8 @@ class CodesConfig:
     """Views encoded at once; halved when memory runs out."""
     timeout_seconds: int = identity(1800)
     """How long the first process waits without any other finishing a shard before it gives up."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})
+    """Filled from the recipe."""
 
     def __post_init__(self) -> None:
         if self.variants < 1 or self.batch_size < 1:

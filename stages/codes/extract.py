@@ -90,7 +90,7 @@ class Extractor:
         try:
             facts = json.loads(sidecar.read_bytes())
             whole = facts["bytes"] == tar.stat().st_size and facts["sha256"] == sha256_of(tar)
-            summed = self.cfg.latents == "none" or self.sums_path(shard.name).is_file()
+            summed = self.cfg.latents == "none" or not facts["samples"] or self.sums_path(shard.name).is_file()
             if whole and summed and facts["samples"] + len(facts["rejects"]) == shard.samples:
                 return Shard(str(tar), shard.name, shard.split, facts["samples"], facts["bytes"], facts["sha256"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pipeline.samples import decode_npy
 from pipeline.shard_files import read_samples
@@ -20,20 +19,23 @@ SHOWN = 10
 
 
 @torch.no_grad()
-def save_decoded(source: ShardSet, codes: Path, model: Autoencoder, size: int, path: Path) -> None:
-    """Write the first pictures of train (their centres) above what the first view of their stored codes decodes to."""
+def decoded(source: ShardSet, codes: Path, model: Autoencoder, size: int) -> dict[str, np.ndarray]:
+    """The first pictures of train (their centres) above what the first view of their stored codes decodes to.
+
+    Returns:
+        `decoded`: uint8 (height, width, 3); nothing where the first shard holds no picture.
+    """
     shards = source.split("train")[:1]
     batch = next(read_pass(shards, center_decode(size), batch_size=SHOWN, limit=SHOWN), None)
-    samples = list(islice(read_samples(open_shards(codes).split("train")[0]), SHOWN))
-    if batch is None or not samples:
-        return
+    if batch is None:
+        return {}
+    shown = len(batch["key"])  # neither reader nor codes hold what could not be read
+    samples = list(islice(read_samples(open_shards(codes).split("train")[0]), shown))
     device = next(model.parameters()).device
     levels = [
         torch.from_numpy(np.stack([decode_npy(s.members[f"level{i}.npy"])[0] for s in samples]).astype(np.int64))
         for i in range(len(model.levels))
     ]
-    decoded = tensor_to_picture(model.decode([level.to(device) for level in levels]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rows_of_pictures(np.moveaxis(np.asarray(batch["image"]), 1, -1)[: len(decoded)], decoded)).save(
-        path
-    )
+    painted = tensor_to_picture(model.decode([level.to(device) for level in levels]))
+    pictures = np.moveaxis(np.asarray(batch["image"]), 1, -1)
+    return {"decoded": rows_of_pictures(pictures, painted)}

@@ -15,9 +15,11 @@ from stages.codes.config import CodesConfig
 def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     """Write code shards and `dataset.json` into the stage's folder; every process writes its share."""
     from pipeline.artifacts import fingerprint
+    from pipeline.schema import plain
     from pipeline.shard_index import open_shards
+    from pipeline.tracking import Tracker
     from stages.codes.extract import Extractor, extract, own_shards
-    from stages.codes.picture import save_decoded
+    from stages.codes.picture import decoded
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     source = open_shards(inputs["shards"])
@@ -29,8 +31,17 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
         extract(extractor, source, rank=rank, world=world, report=bar.update)
     if rank:
         return {}
-    save_decoded(source, out, model, about["image_size"], out / "samples" / "decoded.png")
-    return _results(out)
+    results = _results(out)
+    tracker = Tracker.start(out, cfg.tracking, "codes", plain(cfg), inputs=inputs)
+    tracker.cut_back(-1)  # of a run that was killed at its end
+    tracker.log({f"codes/{split}": count for split, count in results["samples"].items()}, 0)
+    try:
+        tracker.images(decoded(source, out, model, about["image_size"]), 0)
+    except BaseException:
+        tracker.finish("failed")
+        raise
+    tracker.finish()
+    return results
 
 
 def _tokenizer(folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from stages.evaluation.measure import Real
 
 GRID_CLASSES, GRID_EACH = 16, 10
+LEAST = 8
+"""Pictures in each set below which a distance between sets says nothing."""
 
 
 def sample_figures(cfg: EvaluationConfig, painter: Painter, real: Real, probe: Probe | None) -> dict[str, Any]:
     """All figures on painted pictures; `n` says how many there were room for."""
     n = min(cfg.samples, len(real.images) // 2)
+    if n < LEAST:
+        return {"n": n, "left_out": f"val has {len(real.images)} pictures, a comparison needs {2 * LEAST}"}
     reference, other = real.part(0, n), real.part(n, 2 * n)
     began = time.monotonic()
     painted = torch.from_numpy(painter.paint(reference.labels, torch.arange(n) + 1_000_000)).permute(0, 3, 1, 2)

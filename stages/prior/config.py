@@ -26,7 +26,7 @@ class PriorConfig:
     """Attention heads."""
     window: int = 0
     """Masked: side of attention windows on the finest level, in tokens; 0 attends in full. For 512 px and more."""
-    fold: bool = True
+    fold: bool = field(default=True, metadata={"before": False})
     """Masked: one token for all codes of a finer level under one of the level above; several times faster."""
     conditions: tuple[str, ...] = ("class",)
     """What the prior listens to; a class counts only where the data has some."""
