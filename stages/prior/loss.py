@@ -135,7 +135,11 @@ def _masked_pass(sizes: Sequence[int], codes: Codes, rows: Tensor, draw: Draw) -
 def causal_loss(
     model: nn.Module, sizes: Sequence[int], codes: Codes, conditions: Conditions, rows: Tensor, draw: Draw
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean cross-entropy of every code given all before it; what is shown is disturbed, what is asked is not."""
+    """Cross-entropy of every code given all before it; what is shown is disturbed, what is asked is not.
+
+    Every row learns the coarsest level, one in as many as there are levels the whole sequence; levels count alike.
+    Arguments and returns as for `masked_loss`.
+    """
     kept = draw_kept(
         conditions, rows, seed=draw.seed, step=draw.step, drop_each=draw.noise.drop_each, drop_all=draw.noise.drop_all
     )
@@ -143,13 +147,25 @@ def causal_loss(
         disturb(c, size, rows, draw.noise, draw.seed_of("disturb", level))
         for level, (c, size) in enumerate(zip(codes, sizes, strict=True))
     ]
-    losses = [
-        F.cross_entropy(logits.flatten(0, 1), c.flatten(), label_smoothing=draw.noise.label_smoothing)
-        for logits, c in zip(model([Pass(shown, conditions, kept)]), codes, strict=True)
+    whole = (rows + draw.step) % len(codes) == 0
+    turns = [(~whole, 1), (whole, len(codes))] if len(codes) > 1 else [(whole, 1)]
+    passes = [
+        Pass([c[turn] for c in shown[:n]], choose_rows(conditions, turn), {name: k[turn] for name, k in kept.items()})
+        for turn, n in turns
     ]
-    share = [c.shape[1] / sum(c.shape[1] for c in codes) for c in codes]
-    total = torch.stack([loss * part for loss, part in zip(losses, share, strict=True)]).sum()
-    return total, {f"loss_level{level}": loss.detach() for level, loss in enumerate(losses)}
+    logits = iter(model(passes))
+    sums, asked = [torch.zeros((), device=rows.device) for _ in codes], [0] * len(codes)
+    for turn, n in turns:
+        for level in range(n):
+            targets = codes[level][turn].flatten()
+            smooth = draw.noise.label_smoothing
+            entropy = F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum", label_smoothing=smooth)
+            sums[level], asked[level] = sums[level] + entropy, asked[level] + len(targets)
+    expected = [len(rows) * c.shape[1] / (len(codes) if level else 1) for level, c in enumerate(codes)]
+    total = torch.stack([one / n for one, n in zip(sums, expected, strict=True)]).sum()
+    return total, {
+        f"loss_level{level}": one.detach() / max(1, n) for level, (one, n) in enumerate(zip(sums, asked, strict=True))
+    }
 
 
 @torch.no_grad()
