@@ -255,15 +255,18 @@ def test_the_masked_bound_of_a_prior_that_knows_nothing_is_log2_of_the_codebook(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prior_learns_codes_that_follow_from_class_and_coarse_code(kind: str) -> None:
+    parents = make_prior().get_buffer("parents1")
     torch.manual_seed(0)
+    plain, folded = "masked" if kind == "folded" else kind, kind == "folded"
     prior = Prior(
-        kind=kind, grids=[(2, 2), (4, 4)], codebook_sizes=SIZES, conditions={"class": 3}, width=32, depth=2, heads=2
-    )
+        kind=plain, grids=[(2, 2), (4, 4)], codebook_sizes=SIZES, conditions={"class": 3}, width=32, depth=2, heads=2,
+        fold=folded,
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(prior.parameters(), lr=6e-3)
     learn = masked_loss if kind != "autoregressive" else causal_loss
     labels = torch.arange(24) % 3
     coarse = (labels[:, None] * 2 + torch.arange(24)[:, None] // 12).expand(-1, 4).contiguous()  # one of two per class
-    fine = (coarse[:, prior.get_buffer("parents1")] + torch.arange(16)) % 11
+    fine = (coarse[:, parents] + torch.arange(16)) % 11
     conditions = {"class": class_condition(labels, 3)}
     noise = Noise(corrupt=0.0, label_smoothing=0.0, drop_each=0.0, drop_all=0.0)
     for step in range(80):
