@@ -77,7 +77,9 @@ class Toy:
         self.backend = backend
         self.die_at, self.nan_at, self.room = (int(options.get(name, 0)) for name in ("die", "nan", "room"))
         net = Net()
-        self.main = backend.player("main", net, OptimizerConfig(lr=0.01, warmup_steps=2), total_steps=steps)
+        self.main = backend.player(
+            "main", net, OptimizerConfig(kind=options.get("kind", "auto"), lr=0.01, warmup_steps=2), total_steps=steps
+        )
         self.players = {"main": self.main}
 
     def train_step(self, micro_batches: list[dict[str, Any]], step: int) -> dict[str, Any]:
