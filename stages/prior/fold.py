@@ -36,18 +36,20 @@ class Fold:
         """Tokens of the level."""
         return self.tokens[0] * self.tokens[1]
 
+    def part_width(self, width: int) -> int:
+        """e, of which the codes of a token together make the width of a token; ValueError where it does not split."""
+        if width % self.slots:
+            raise ValueError(f"width {width} does not split into {self.slots} codes of a token. Set fold: false.")
+        return width // self.slots
+
     def gather(self, parts: Float[Tensor, "b n e"]) -> Float[Tensor, "b m se"]:
         """Side by side, the parts of each token's codes."""
-        if self.slots == 1:
-            return parts
         h, w = self.tokens
         together: Tensor = rearrange(parts, "b (h y w x) e -> b (h w) (y x e)", h=h, w=w, y=self.y, x=self.x)
         return together
 
     def spread(self, tokens: Float[Tensor, "b m se"]) -> Float[Tensor, "b n e"]:
         """The inverse of `gather`."""
-        if self.slots == 1:
-            return tokens
         h, w = self.tokens
         apart: Tensor = rearrange(tokens, "b (h w) (y x e) -> b (h y w x) e", h=h, w=w, y=self.y, x=self.x)
         return apart

@@ -92,16 +92,14 @@ class Prior(nn.Module):
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
         self.folds = folds_of(self.grids, fold=fold)
-        if uneven := [one.slots for one in self.folds if width % one.slots]:
-            raise ValueError(f"width {width} does not split into {uneven[0]} codes of a token. Set fold: false.")
         self.codebook_sizes = list(codebook_sizes)
         cross_attention = cross_attention and bool(conditions)
         self.mixer = ConditionMixer(width, conditions, with_tokens=cross_attention)
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_attention=cross_attention)
-        levels = list(zip(self.codebook_sizes, self.folds, strict=True))
-        self.embeddings = nn.ModuleList(
-            _embedding(size + 1, width // one.slots) for size, one in levels
-        )  # last: hidden
+        self.embeddings = nn.ModuleList(  # the last row stands for a hidden code
+            _embedding(size + 1, one.part_width(width))
+            for size, one in zip(self.codebook_sizes, self.folds, strict=True)
+        )
         self.above = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes[:-1])
         self.level_embedding = _embedding(len(self.grids), width)
         self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
