@@ -1,7 +1,10 @@
-"""A finished run as a painter: names and seeds in, pictures out. The command line, the report and evaluation use it.
+"""A finished run as a painter: names, words, sounds, pictures and seeds in, pictures out.
+
+The command line, the report and evaluation use it.
 
     painter = Painter.load(Path("runs/birds"))
     images = painter(cls="owl", n=4, seed=7)
+    images = painter(text="a small bird with black wings", audio="call.wav", n=4)
 
 An image depends on its own seed and what was asked, never on the batch it was painted in.
 
@@ -11,6 +14,7 @@ Shapes: b images, h w a level's height and width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +27,15 @@ from torch import Tensor
 from pipeline import artifacts
 from pipeline.config import load_recipe
 from pipeline.errors import ConfigError, MissingInputError
-from stages.conditioning.condition import Conditions, class_condition
+from stages.ask import Ask, Reader, number_of
+from stages.codes.read_conditions import encoders_of
+from stages.conditioning.condition import Conditions, choose_rows, class_condition, repeat_rows
+from stages.conditioning.sounds import Sound
+from stages.images import tensor_to_picture
 from stages.prior.load import load_prior
 from stages.prior.model import Prior
 from stages.prior.sampling import sample, with_defaults
 from stages.prior.settings import SampleSettings
-from stages.vqvae.images import tensor_to_picture
 from stages.vqvae.load import load_autoencoder
 from stages.vqvae.model import Autoencoder
 
@@ -39,12 +46,21 @@ MARGIN, LABEL_WIDTH = 2, 96
 class Painter:
     """A tokenizer and a prior over its codes, ready to paint."""
 
-    def __init__(self, autoencoder: Autoencoder, prior: Prior, about: dict[str, Any], device: torch.device) -> None:
-        self.autoencoder, self.prior, self.device = autoencoder, prior, device
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        prior: Prior,
+        about: dict[str, Any],
+        device: torch.device,
+        align: Sequence[Path] = (),
+    ) -> None:
+        self.autoencoder, self.prior, self.device, self._align = autoencoder, prior, device, align
         self.classes: list[str] = list(about["classes"])
         self.image_size: int = about["image_size"]
-        sampling = about["sampling"]
-        self.settings = SampleSettings(**{**sampling, "steps": tuple(sampling["steps"])})  # JSON knows no tuples
+        self.listens: list[str] = sorted(prior.arguments["conditions"])
+        """The conditions it was trained on."""
+        self.about: dict[str, Any] = about.get("encoders", {})
+        self.settings = SampleSettings.of(about["sampling"])
 
     @classmethod
     def load(cls, run: Path, with_: str = "prior", device: str | torch.device | None = None) -> Painter:
@@ -68,59 +84,111 @@ class Painter:
             )
         prior, about = load_prior(folder, place)
         autoencoder, _ = load_autoencoder(_tokenizer_of(run, about["tokenizer"]), place)
-        return cls(autoencoder, prior, about, place)
+        return cls(autoencoder, prior, about, place, _folders_of(run, "align"))
 
     def __call__(  # what a user may ask for is one keyword each
-        self, *, cls: int | str | None = None, n: int = 1, seed: int = 0, guidance: Any = None, **settings: Any
+        self,
+        *,
+        cls: int | str | None = None,
+        text: str | None = None,
+        audio: str | Path | Sound | None = None,
+        image: str | Path | np.ndarray | None = None,
+        n: int = 1,
+        seed: int = 0,
+        guidance: float | dict[str, float] | None = None,
+        **more: Any,
     ) -> list[Image.Image]:
-        """Paint `n` pictures.
+        """Paint `n` pictures of whatever is given, all of it together.
 
         Args:
-            cls: a class by number or name; None paints whatever the data shows.
+            cls: a class by number or name.
+            text: a sentence.
+            audio: a sound file, or (float32 (channels, t), rate).
+            image: a picture file or uint8 (h, w, 3): a grey picture to colour, a sketch to paint, or what a mask keeps.
             n: how many.
             seed: of the first picture; the others count on.
-            guidance: how strictly to follow the class; the recipe's default where None.
-            settings: further fields of `SampleSettings`, such as `temperature` or `top_p`.
+            guidance: how strictly to obey: one number, or one per condition; the recipe's default where None.
+            more: `as_`, `mask` and `negative` of an `Ask`; further fields of `SampleSettings`, such as `top_p`.
 
         Raises:
-            ConfigError: no such class.
+            ConfigError: no such class or file, or a condition this run was not trained on.
+            DataError: a file that is no sound or no picture.
         """
-        labels = torch.full((n,), self.number_of(cls))
-        seeds = torch.arange(n) + seed
-        changes = settings | ({} if guidance is None else {"guidance": guidance})
-        return [Image.fromarray(picture) for picture in self.paint(labels, seeds, **changes)]
+        own = {name: more.pop(name) for name in ("as_", "mask", "negative") if name in more}
+        ask = Ask(cls=cls, text=text, audio=audio, image=image, **own)
+        changes = more | ({} if guidance is None else {"guidance": guidance})
+        return [Image.fromarray(picture) for picture in self.fulfil(ask, torch.arange(n) + seed, **changes)]
+
+    def fulfil(self, ask: Ask, seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
+        """A picture per seed of what one ask wants: uint8 (b, height, width, 3)."""
+        self._check_guidance(ask, changes)
+        conditions = self.reader.conditions([ask], self.listens)
+        negative, kept = self.reader.negatives([ask], self.listens), self.reader.kept(ask)
+        pictures = []
+        for some in torch.split(seeds, BATCH):
+            codes = sample(
+                self.prior,
+                repeat_rows(conditions, len(some)),
+                some.to(self.device),
+                with_defaults(self.settings, **changes),
+                negative=repeat_rows(negative, len(some)),
+                clamp=[c.expand(len(some), -1, -1) for c in kept.codes] if kept else None,
+                clamp_mask=[w.expand(len(some), -1, -1) for w in kept.where] if kept else None,
+            )
+            pictures.append(self._decoded(codes))
+        painted = np.concatenate(pictures)
+        if kept is None:
+            return painted
+        mixed = kept.picture * kept.pixels + painted * (1 - kept.pixels)
+        return np.asarray(mixed.round().astype(np.uint8))
 
     def paint(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
         """One picture per label (-1: none) and seed: uint8 (b, height, width, 3)."""
-        parts = zip(torch.split(labels, BATCH), torch.split(seeds, BATCH), strict=True)
-        return np.concatenate([self._paint(some, their_seeds, changes) for some, their_seeds in parts])
+        return self.paint_conditions(self._class_conditions(labels), seeds, **changes)
+
+    def paint_conditions(self, conditions: Conditions, seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
+        """One picture per row of the conditions and seed: uint8 (b, height, width, 3)."""
+        pictures = []
+        for rows in torch.split(torch.arange(len(seeds)), BATCH):
+            codes = self._sampled(choose_rows(conditions, rows.to(self.device)), seeds[rows], changes)
+            pictures.append(self._decoded(codes))
+        return np.concatenate(pictures)
 
     def codes(
         self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any
     ) -> list[Int[Tensor, "b _h _w"]]:
         """The codes `paint` decodes, coarsest first."""
-        settings = with_defaults(self.settings, **changes)
-        return sample(self.prior, self._conditions(labels.to(self.device)), seeds.to(self.device), settings)
+        return self._sampled(self._class_conditions(labels), seeds, changes)
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What turns asks into conditions; loads the run's encoders when first asked."""
+        encoders = encoders_of(self.about, self._align, self.device)
+        return Reader(self.autoencoder, self.image_size, self.classes, self.about, encoders, self.device)
 
     def number_of(self, cls: int | str | None) -> int:
-        """A class's number; -1 for None."""
-        if cls is None:
-            return -1
-        if isinstance(cls, str) and cls in self.classes:
-            return self.classes.index(cls)
-        if isinstance(cls, int) and 0 <= cls < len(self.classes):
-            return cls
-        known = ", ".join(self.classes) if self.classes else "none: this run was trained without labels"
-        raise ConfigError(f"no class {cls!r}. Classes: {known}")
+        """A class's number; -1 for None; ConfigError lists the classes."""
+        return number_of(cls, self.classes)
+
+    def _check_guidance(self, ask: Ask, changes: dict[str, Any]) -> None:
+        wanted = changes.get("guidance")
+        if isinstance(wanted, dict) and (strange := sorted(set(wanted) - set(ask.modalities))):
+            raise ConfigError(
+                f"guidance for {strange[0]}, but what is asked for is {', '.join(ask.modalities) or 'nothing'}."
+            )
+
+    def _sampled(self, conditions: Conditions, seeds: Tensor, changes: dict[str, Any]) -> list[Tensor]:
+        settings = with_defaults(self.settings, **changes)
+        return sample(self.prior, conditions, seeds.to(self.device), settings)
 
     @torch.no_grad()
-    def _paint(self, labels: Tensor, seeds: Tensor, changes: dict[str, Any]) -> np.ndarray:
-        return tensor_to_picture(self.autoencoder.decode(self.codes(labels, seeds, **changes)))
+    def _decoded(self, codes: list[Tensor]) -> np.ndarray:
+        return tensor_to_picture(self.autoencoder.decode(codes))
 
-    def _conditions(self, labels: Tensor) -> Conditions:
-        if "class" not in self.prior.arguments["conditions"]:
+    def _class_conditions(self, labels: Tensor) -> Conditions:
+        if "class" not in self.listens:
             return {}
-        return {"class": class_condition(labels, len(self.classes))}
+        return {"class": class_condition(labels.to(self.device), len(self.classes))}
 
 
 def paint_grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = None) -> Image.Image:
@@ -146,14 +214,19 @@ def _used(run: Path) -> dict[str, Path]:
     return {name: Path(folder) for name, folder in load_recipe(recipe).use.items()} if recipe.is_file() else {}
 
 
+def _folders_of(run: Path, stage: str) -> list[Path]:
+    """The folders of a stage's instances: those the recipe uses from elsewhere, then the run's own."""
+    used = [folder for name, folder in _used(run).items() if name.partition("@")[0] == stage]
+    return [*used, run / stage, *sorted(run.glob(f"{stage}@*"))]
+
+
 def _tokenizer_of(run: Path, mark: str) -> Path:
     """The autoencoder whose codes the prior learned: of this run, or one that its recipe uses from elsewhere.
 
     Raises:
         ConfigError: there are finished ones, but none is it.
     """
-    used = [folder for name, folder in _used(run).items() if name.partition("@")[0] == "vqvae"]
-    found = [*used, run / "vqvae", *sorted(run.glob("vqvae@*"))]
+    found = _folders_of(run, "vqvae")
     finished = [folder for folder in found if artifacts.is_finished(folder)]
     for folder in finished:
         if artifacts.fingerprint(folder) == mark:

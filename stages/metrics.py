@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the five scales, Wang et al. 2003, section 3.2
 _WINDOW, _SIGMA = 11, 1.5
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def mse(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
@@ -22,6 +23,34 @@ def mse(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tenso
 def psnr(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"], *, span: float = 2.0) -> Float[Tensor, " b"]:
     """Peak signal-to-noise ratio per picture in dB; `span` is the width of the value range (2 for [-1, 1])."""
     return 10.0 * torch.log10(span**2 / mse(a, b).clamp(min=1e-10))
+
+
+def luma(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Brightness without colour (ITU-R BT.601), in the value range of the images."""
+    return torch.einsum("bchw,c->bhw", images.float(), torch.tensor(_LUMA, device=images.device)).unsqueeze(1)
+
+
+def luma_psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+    """PSNR of the luma per picture in dB, of images in [-1, 1]: whether a coloured picture keeps its grey source."""
+    return psnr(luma(a), luma(b))
+
+
+def edge_f1(drawn: Bool[Tensor, "b h w"], wanted: Bool[Tensor, "b h w"], reach: int = 2) -> Float[Tensor, " b"]:
+    """How well the edges drawn are the edges wanted, per picture in [0, 1].
+
+    Harmonic mean of precision, the share of drawn pixels with a wanted one within `reach` px in rows and in columns,
+    and recall, the share of wanted pixels with a drawn one as near. 1 where neither picture has an edge, 0 where only
+    one of them has.
+    """
+    precision, recall = _share_near(drawn, wanted, reach), _share_near(wanted, drawn, reach)
+    f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    return torch.where((drawn | wanted).flatten(1).any(1), f1, torch.ones_like(f1))
+
+
+def _share_near(these: Tensor, those: Tensor, reach: int) -> Tensor:
+    """The share of these pixels that have one of those within reach; 0 where there are none of these."""
+    near = F.max_pool2d(those.float().unsqueeze(1), 2 * reach + 1, stride=1, padding=reach).squeeze(1) > 0
+    return (these & near).flatten(1).sum(1) / these.flatten(1).sum(1).clamp(min=1)
 
 
 def num_scales(height: int, width: int) -> int:
@@ -72,9 +101,8 @@ def _blur(x: Tensor) -> Tensor:
 
 def sharpness(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
     """Variance of the Laplacian of the luma: blur lowers it."""
-    luma = torch.einsum("bchw,c->bhw", images.float(), torch.tensor([0.299, 0.587, 0.114], device=images.device))
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=images.device).view(1, 1, 3, 3)
-    return F.conv2d(luma.unsqueeze(1), kernel).flatten(1).var(1)
+    return F.conv2d(luma(images), kernel).flatten(1).var(1)
 
 
 def frechet_distance(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> float:

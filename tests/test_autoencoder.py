@@ -14,8 +14,8 @@ from torch import Tensor
 from data_prep.birds.picture import draw
 from data_prep.birds.scene import describe
 from pipeline.errors import DataError, MissingInputError
+from stages.images import picture_to_tensor
 from stages.vqvae.evaluate import decibel, squared_error
-from stages.vqvae.images import picture_to_tensor
 from stages.vqvae.load import load_autoencoder, save_autoencoder
 from stages.vqvae.loss import pixel_loss
 from stages.vqvae.model import Autoencoder, Reconstruction

@@ -26,7 +26,7 @@ from stages.codes.extract import Extractor, code_type, extract
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.stage import STAGE
 from stages.codes.views import views
-from stages.vqvae.images import center_decode, picture_to_tensor
+from stages.images import center_decode, picture_to_tensor
 from stages.vqvae.load import save_autoencoder
 from stages.vqvae.model import Autoencoder
 from tests import spawn

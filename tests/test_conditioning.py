@@ -55,7 +55,7 @@ def test_dropping_one_modality_leaves_the_other_untouched() -> None:
     both, without = mixer(conditions, {}, 2), mixer(conditions, {"text": gone}, 2)
     assert torch.equal(both.tokens[:, :1], without.tokens[:, :1])
     text = mixer.modalities["text"]
-    expected = both.pooled - text.pooled(conditions["text"].pooled) + text.null_pooled
+    expected = both.pooled - text.pooled(text.norm(conditions["text"].pooled)) + text.null_pooled
     assert torch.allclose(without.pooled, expected, atol=1e-6)
 
 

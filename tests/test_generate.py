@@ -105,7 +105,7 @@ def test_a_run_without_labels_paints_and_says_so_when_asked_for_a_class(unlabell
     painter = Painter.load(unlabelled, device="cpu")
     assert painter.classes == []
     assert len(set(bytes_of(painter(n=2)))) == 2
-    with pytest.raises(ConfigError, match="without labels"):
+    with pytest.raises(ConfigError, match="not trained on class: it listens to nothing"):
         painter(cls=0)
 
 

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.metrics import (
+    edge_f1,
     frechet_distance,
     kernel_distance,
+    luma,
+    luma_psnr,
     ms_ssim,
     mse,
     num_scales,
@@ -136,6 +139,61 @@ def test_sharpness_is_the_variance_of_the_laplacian_of_the_luma() -> None:
         for x in range(1, 11)
     ]
     assert float(sharpness(a)[0]) == pytest.approx(float(np.var(laplacian, ddof=1)), rel=1e-4)
+
+
+def test_luma_is_the_grey_of_pillow() -> None:
+    from PIL import Image
+
+    levels = torch.randint(0, 256, (2, 3, 9, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    by_pillow = [np.asarray(Image.fromarray(x.permute(1, 2, 0).numpy()).convert("L")) for x in levels]
+    grey = (luma(levels / 127.5 - 1) + 1) * 127.5
+    assert grey.shape == (2, 1, 9, 7)
+    assert np.abs(grey[:, 0].numpy() - np.stack(by_pillow)).max() < 0.51
+
+
+def test_luma_psnr_sees_brightness_and_no_colour() -> None:
+    a = 0.5 * pictures(2, 32)
+    grey = luma(a).expand(-1, 3, -1, -1)
+    assert (luma_psnr(a, grey) > 100).all()
+    assert (psnr(a, grey) < 40).all()
+    assert luma_psnr(a, a + 0.1).tolist() == pytest.approx([10 * np.log10(4 / 0.01)] * 2, abs=1e-3)
+
+
+def edge_f1_by_hand(drawn: np.ndarray, wanted: np.ndarray, reach: int) -> float:
+    """One pair of pixels at a time."""
+    a, b = np.argwhere(drawn).tolist(), np.argwhere(wanted).tolist()
+    if not a or not b:
+        return float(a == b)
+
+    def found(these: list[list[int]], those: list[list[int]]) -> float:
+        return sum(any(max(abs(y - v), abs(x - u)) <= reach for v, u in those) for y, x in these) / len(these)
+
+    precision, recall = found(a, b), found(b, a)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2, 5])
+def test_edge_f1_is_its_definition(reach: int) -> None:
+    generator = torch.Generator().manual_seed(reach)
+    shares = torch.tensor([0.005, 0.01, 0.03, 0.4])[:, None, None]
+    drawn, wanted = (torch.rand(4, 27, 31, generator=generator) < shares for _ in range(2))
+    by_hand = [edge_f1_by_hand(x, y, reach) for x, y in zip(drawn.numpy(), wanted.numpy(), strict=True)]
+    assert edge_f1(drawn, wanted, reach).tolist() == pytest.approx(by_hand, abs=1e-6)
+    assert len(set(by_hand)) > 2
+
+
+def test_edge_f1_of_empty_pictures_is_one_for_two_and_zero_for_one() -> None:
+    drawn, wanted = torch.zeros(3, 8, 8, dtype=torch.bool), torch.zeros(3, 8, 8, dtype=torch.bool)
+    drawn[1, 2, 2] = wanted[2, 2, 2] = True
+    assert edge_f1(drawn, wanted).tolist() == [1.0, 0.0, 0.0]
+
+
+def test_edge_f1_forgives_a_shift_within_reach_and_none_beyond() -> None:
+    line = torch.zeros(1, 16, 16, dtype=torch.bool)
+    line[:, :, 5] = True
+    assert [float(edge_f1(line.roll(by, 2), line)) for by in (0, 2, 3)] == [1.0, 1.0, 0.0]
+    doubled = line | line.roll(6, 2)
+    assert float(edge_f1(doubled, line)) == pytest.approx(2 / 3)  # precision 1/2, recall 1
 
 
 def test_frechet_distance_is_the_textbook_formula() -> None:

@@ -62,7 +62,7 @@ def _reconstruct(model: Autoencoder, path: Path, to: Path, device: str, tile: in
     from PIL import Image
 
     from pipeline.samples import decode_image
-    from stages.vqvae.images import picture_to_tensor, tensor_to_picture
+    from stages.images import picture_to_tensor, tensor_to_picture
     from stages.vqvae.tiling import reconstruct
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,45 @@ from pipeline.errors import ConfigError
 from pipeline.schema import did_you_mean
 
 if TYPE_CHECKING:
+    from stages.ask import Ask
     from stages.generate import Painter
 
-EXAMPLE = "tessera sample runs/tiny --class 0 --class 3 -n 8 --seed 1 --guidance 2"
+EXAMPLE = 'tessera sample runs/demo --text "a small bird with black wings" --class owl -n 8 --seed 1 --guidance 3'
 
 COLUMNS = 8
+FLAGS = {"classes": "cls", "text": "text", "audio": "audio", "image": "image", "as_": "as_", "mask": "mask"}
+"""Repeatable flags and the fields of an ask they fill."""
+KEYS = ("class", "text", "audio", "image", "as", "mask", "negative")
+"""What a line of a prompts file may hold."""
+RENAMED = {"class": "cls", "as": "as_"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, what to paint, and where to put it."""
     parser.add_argument("run", metavar="RUN", help="a run folder, or the name of one in runs/")
-    parser.add_argument(
-        "--class", dest="classes", action="append", metavar="N|NAME", help="what to paint; again for another row"
+    what = parser.add_argument_group(
+        "what to paint", "different ones combine; the same one again is another row; one given once counts for all rows"
+    )
+    what.add_argument("--class", dest="classes", action="append", metavar="N|NAME", help="a class")
+    what.add_argument("--text", action="append", metavar="TEXT", help="a sentence")
+    what.add_argument("--audio", action="append", metavar="FILE", help="a sound: wav, flac, ogg or mp3")
+    what.add_argument("--image", action="append", metavar="FILE", help="a picture to start from")
+    what.add_argument(
+        "--as", dest="as_", action="append", metavar="LOOK", help="how to take --image: grey, sketch or picture"
+    )
+    what.add_argument("--mask", action="append", metavar="FILE", help="white where --image is painted anew")
+    what.add_argument("--negative", metavar="TEXT", help="what not to paint")
+    what.add_argument(
+        "--prompts", type=Path, metavar="FILE", help=f"a row per line: a sentence, or JSON with {', '.join(KEYS)}"
     )
     parser.add_argument(
         "--with", dest="with_", default="prior", metavar="STAGE", help="the stage that paints (default: prior)"
     )
     parser.add_argument("-n", type=int, default=16, metavar="N", help="images of each row (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image; the next ones count on")
-    parser.add_argument("--guidance", type=float, metavar="G", help="how strictly to follow what was asked")
+    parser.add_argument(
+        "--guidance", metavar="G", help="how strictly to obey: a number, or one for each, as in text=4,audio=1"
+    )
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the images (default: RUN/painted/<what>)")
     parser.add_argument("--json", action="store_true", help="print what was asked and the files as JSON")
@@ -43,60 +64,152 @@ def call(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"-n must be from 1 to 10000; got {arguments.n}.")
     if not 0 <= arguments.seed < 2**62:
         raise ConfigError(f"--seed must be a whole number from 0; got {arguments.seed}.")
+    guidance = read_guidance(arguments.guidance)
+    wanted = rows_of(arguments)
     run = run_folder(arguments.run)
+    from stages.ask import Ask
     from stages.generate import Painter
 
+    asks = [Ask(**row) for row in wanted]
     painter = Painter.load(run, with_=arguments.with_, device=arguments.device)
-    labels = [class_number(text, painter.classes, run) for text in arguments.classes or []]
+    asks = [_with_class(ask, painter, run) for ask in asks]
     began = time.monotonic()
-    wanted: list[int | None] = [*labels] or [None]
-    rows = [_paint(painter, label, arguments) for label in wanted]
-    asked = _asked(arguments, run, labels, painter.classes)
+    rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
+    asked = _asked(arguments, run, asks, painter, guidance)
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
-    out = arguments.out or run / "painted" / _folder_name(arguments)
-    asked["files"] = _write(rows, [painter.classes[label] for label in labels], out)
+    out = arguments.out or run / "painted" / _folder_name(asks, arguments.seed)
+    asked["files"] = _write(rows, [_label(ask, painter.classes) for ask in asks], out)
     (out / "asked.json").write_text(json.dumps(asked, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(asked, indent=1, ensure_ascii=False) if arguments.json else f"Open {out / 'grid.png'}")
     return 0
 
 
-def class_number(text: str, classes: list[str], run: Path) -> int:
+def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The fields of an ask per row; one empty row where nothing is asked for; ConfigError where flags do not match."""
+    given = {field: getattr(arguments, flag) for flag, field in FLAGS.items() if getattr(arguments, flag)}
+    if arguments.prompts is not None:
+        if given:
+            raise ConfigError("--prompts stands alone: put everything into the file, one row per line.")
+        rows = read_prompts(arguments.prompts)
+    else:
+        count = max((len(values) for values in given.values()), default=1)
+        for field, values in given.items():
+            if len(values) not in (1, count):
+                name = {"cls": "class", "as_": "as"}.get(field, field)
+                raise ConfigError(
+                    f"--{name} is given {len(values)} times and another flag {count} times: once, or alike."
+                )
+        rows = [{field: v[row if len(v) > 1 else 0] for field, v in given.items()} for row in range(count)]
+    if arguments.negative is not None:
+        rows = [{"negative": arguments.negative, **row} for row in rows]
+    return rows
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """One row per line that is not empty: a sentence, or a JSON object."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--prompts {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise ConfigError(f"--prompts {path} is empty: write a sentence per line.")
+    return rows
+
+
+def _row(line: str, place: str) -> dict[str, Any]:
+    if not line.lstrip().startswith("{"):
+        return {"text": line.strip()}
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{place} is no JSON object ({error}).") from error
+    if unknown := [key for key in values if key not in KEYS]:
+        raise ConfigError(f"{place}: unknown key '{unknown[0]}'.{did_you_mean(unknown[0], KEYS)}")
+    return {RENAMED.get(key, key): value for key, value in values.items()}
+
+
+def read_guidance(text: str | None) -> float | dict[str, float] | None:
+    """A number, or one per condition; ConfigError says how to write it."""
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise ConfigError(f"--guidance is a number or  text=4,audio=1 ; got '{text}'.") from error
+
+
+def class_number(text: str | int, classes: list[str], run: Path) -> int:
     """A class by number or name; ConfigError lists the classes there are."""
     if not classes:
         raise ConfigError(f"{run} was trained without classes: leave --class out.")
     if text in classes:
-        return classes.index(text)
-    if text.isdigit() and int(text) < len(classes):
+        return classes.index(str(text))
+    if str(text).isdigit() and int(text) < len(classes):
         return int(text)
     shown = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:40]))
     more = f", ... ({len(classes)} in all)" if len(classes) > 40 else ""
-    hint = did_you_mean(text, classes) if "?" in did_you_mean(text, classes) else ""
+    hint = did_you_mean(str(text), classes) if "?" in did_you_mean(str(text), classes) else ""
     raise ConfigError(f"no class '{text}' in {run}.{hint}\nClasses: {shown}{more}")
 
 
-def _paint(painter: Painter, label: int | None, arguments: argparse.Namespace) -> list[Any]:
-    return list(painter(cls=label, n=arguments.n, seed=arguments.seed, guidance=arguments.guidance))
+def _with_class(ask: Ask, painter: Painter, run: Path) -> Ask:
+    from dataclasses import replace
+
+    if ask.cls is None or "class" not in painter.listens:
+        return ask  # what the run does not listen to is refused by name
+    return replace(ask, cls=class_number(ask.cls, painter.classes, run))
 
 
-def _asked(arguments: argparse.Namespace, run: Path, labels: list[int], classes: list[str]) -> dict[str, Any]:
+def _paint(painter: Painter, ask: Ask, arguments: argparse.Namespace, guidance: Any) -> list[Any]:
+    fields_of_ask = {field.name: getattr(ask, field.name) for field in fields(ask)}
+    return list(painter(n=arguments.n, seed=arguments.seed, guidance=guidance, **fields_of_ask))
+
+
+def _asked(
+    arguments: argparse.Namespace, run: Path, asks: list[Ask], painter: Painter, guidance: Any
+) -> dict[str, Any]:
+    rows = []
+    for ask in asks:
+        row = {field.name: getattr(ask, field.name) for field in fields(ask) if getattr(ask, field.name) is not None}
+        if "cls" in row:
+            row["class"] = {"number": row.pop("cls"), "name": painter.classes[ask.cls]}  # type: ignore[index]
+        if "as_" in row:
+            row["as"] = row.pop("as_")
+        if ask.text and "text" in painter.about and (lost := painter.reader.encoders["text"].cut_off(ask.text)):
+            row["text_cut_off"] = lost
+        rows.append(row)
     return {
         "run": str(run),
         "with": arguments.with_,
-        "classes": [{"number": label, "name": classes[label]} for label in labels],
+        "rows": rows,
         "n": arguments.n,
         "seed": arguments.seed,
-        "guidance": arguments.guidance,
+        "guidance": guidance,
     }
 
 
-def _folder_name(arguments: argparse.Namespace) -> str:
-    what = "-".join(arguments.classes or ["any"])
+def _label(ask: Ask, classes: list[str]) -> str:
+    """A row's name in the grid; what the grid's letters cannot write stays in asked.json."""
+    name = classes[ask.cls] if isinstance(ask.cls, int) and classes else ""
+    files = [Path(str(path)).stem for path in (ask.audio, ask.image) if path is not None]
+    text = ask.text if ask.text and ask.text.isascii() else ""
+    return " ".join(part for part in (name, text, *files) if part)
+
+
+def _folder_name(asks: list[Ask], seed: int) -> str:
+    first = asks[0]
+    files = [Path(str(path)).stem for path in (first.audio, first.image) if path is not None]
+    what = "-".join(str(part) for part in (first.cls, first.text, *files) if part is not None) or "any"
     safe = "".join(letter if letter.isalnum() else "-" for letter in what)[:60]
-    return f"{safe}-seed{arguments.seed}"
+    return f"{safe}{f'-and-{len(asks) - 1}' if len(asks) > 1 else ''}-seed{seed}"
 
 
 def _write(rows: list[list[Any]], names: list[str], out: Path) -> list[str]:
-    """Single files row by row, and one grid in lines of at most 8 pictures, named by class where there are several."""
+    """Single files row by row, and one grid in lines of at most 8 pictures, named where there are several rows."""
     from stages.generate import paint_grid
 
     out.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,37 @@ from pipeline.tracking import TrackingConfig
 from pipeline.training_config import identity
 
 LATENTS = ("statistics", "full", "none")
+CACHES = ("auto", "live", "shards")
+SOURCES = ("grey", "sketch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionsConfig:
+    """Which frozen encoders say what captions and sounds mean, and which source pictures are encoded beside."""
+
+    text: str = "auto"
+    """A text model of `transformers` (folder or hub id), `none`, or `auto`: that of the stage `align`, if there is."""
+    audio: str = "auto"
+    """An audio model of `transformers` (folder or hub id), `log-mel`, `none`, or `auto`: that of `align`."""
+    image: tuple[str, ...] = ()
+    """Source pictures to make of every picture: grey, sketch. Pairs in the data (`source`) are always encoded."""
+    cache: str = "auto"
+    """`shards` stores what the encoders say, `live` asks them while training; `auto` stores."""
+    batch_size: int = identity(64)
+    """Captions or sounds encoded at once."""
+
+    def __post_init__(self) -> None:
+        if self.cache not in CACHES:
+            raise ValueError(f"conditions.cache is one of {', '.join(CACHES)}; got '{self.cache}'.")
+        if unknown := set(self.image) - set(SOURCES):
+            raise ValueError(f"conditions.image knows {', '.join(SOURCES)}; got {', '.join(sorted(unknown))}.")
+        if self.batch_size < 1:
+            raise ValueError(f"conditions.batch_size must be positive; got {self.batch_size}.")
+
+    @property
+    def stored(self) -> bool:
+        """Whether the encoders' words go into the shards."""
+        return self.cache != "live"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +52,8 @@ class CodesConfig:
     """Mirror every other view; `auto` does unless the data has captions, which may say left or right."""
     latents: str = "statistics"
     """What is kept of the latents before quantization, for a GAN: `statistics`, `full` (float16 members) or `none`."""
+    conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
+    """Encoders of captions and sounds, and source pictures."""
     batch_size: int = identity(64)
     """Views encoded at once; halved when memory runs out."""
     timeout_seconds: int = identity(1800)

@@ -12,31 +12,45 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from pipeline.artifacts import read_json, write_json
 from pipeline.atomic_file import TEMPORARY
 from pipeline.errors import ConfigError, DataError, out_of_memory
-from pipeline.samples import Sample, encode_npy
+from pipeline.samples import Sample, decode_npy, encode_npy
 from pipeline.shard_files import read_samples
 from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
 from stages.codes import latents as latent_sums
-from stages.codes.config import CodesConfig
+from stages.codes.config import CodesConfig, ConditionsConfig
+from stages.codes.encode_conditions import ConditionEncoders, Said
 from stages.codes.views import views
-from stages.vqvae.images import picture_to_tensor
+from stages.conditioning.sources import source_picture
+from stages.images import picture_to_tensor
 from stages.vqvae.model import Autoencoder
 
 COPIED = ("cls", "txt", "json")
+PAIR = "source.png"
 SETTINGS = "extraction.json"
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Read:
+    """One sample as it was read: its views (v, 3, s, s), those of the source picture of a pair, what it says."""
+
+    sample: Sample
+    views: np.ndarray
+    pair: np.ndarray | None
+    said: Said
 
 
 @dataclass
@@ -49,10 +63,12 @@ class Extractor:
     flips: bool
     out: Path
     tokenizer: str
+    encoders: ConditionEncoders = field(default_factory=lambda: ConditionEncoders(ConditionsConfig()))
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.at_once = max(1, self.cfg.batch_size)
+        self.said = self.encoders.about()
 
     def settle(self) -> None:
         """Refuse a folder begun with another tokenizer or other views.
@@ -62,7 +78,8 @@ class Extractor:
         """
         mine = {
             "tokenizer": self.tokenizer, "variants": self.cfg.variants, "flips": self.flips,
-            "latents": self.cfg.latents, "image_size": self.image_size,
+            "latents": self.cfg.latents, "image_size": self.image_size, "sources": list(self.cfg.conditions.image),
+            "encoders": {name: f"{one['fingerprint'][:12]}, {one['cache']}" for name, one in self.said.items()},
         }  # fmt: skip
         path = self.out / SETTINGS
         before = read_json(path)
@@ -91,7 +108,8 @@ class Extractor:
             facts = json.loads(sidecar.read_bytes())
             whole = facts["bytes"] == tar.stat().st_size and facts["sha256"] == sha256_of(tar)
             summed = self.cfg.latents == "none" or not facts["samples"] or self.sums_path(shard.name).is_file()
-            if whole and summed and facts["samples"] + len(facts["rejects"]) == shard.samples:
+            counted = not self.said or self.counts_path(shard.name).is_file()
+            if whole and summed and counted and facts["samples"] + len(facts["rejects"]) == shard.samples:
                 return Shard(str(tar), shard.name, shard.split, facts["samples"], facts["bytes"], facts["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -102,32 +120,66 @@ class Extractor:
         return self.out / "latents" / f"{name}.json"
 
     def _samples(self, shard: Shard, rejects: list[dict[str, str]], report: Callable[[int], None]) -> Iterator[Sample]:
-        """The output samples of a shard; its sums are written before its tar appears."""
+        """The output samples of a shard; its sums and counts are written before its tar appears."""
         total: latent_sums.Sums | None = None
-        pictures, done = self._pictures(shard, rejects), 0
-        while chunk := list(islice(pictures, max(1, self.at_once // self.cfg.variants))):
-            codes, befores, chunk_sums = self.encode(np.concatenate([v for _, v in chunk]))
+        read, done, longest = self._read(shard, rejects), 0, 0
+        while chunk := list(islice(read, max(1, self.at_once // self.cfg.variants))):
+            codes, befores, chunk_sums = self.encode(np.concatenate([one.views for one in chunk]))
             total = latent_sums.add(total, chunk_sums) if chunk_sums else total
-            for i, (sample, _) in enumerate(chunk):
+            told = self.encoders.members([one.said for one in chunk], [one.sample for one in chunk])
+            sources = self._sources(chunk)
+            for i, one in enumerate(chunk):
                 span = slice(i * self.cfg.variants, (i + 1) * self.cfg.variants)
-                yield self._coded(sample, [c[span] for c in codes], [b[span] for b in befores])
+                longest = max(longest, longest_text(told[i]))
+                yield self._coded(
+                    one.sample, [c[span] for c in codes], [b[span] for b in befores], {**sources[i], **told[i]}
+                )
             done += len(chunk)
             report(done)
         if total is not None:
             self.sums_path(shard.name).parent.mkdir(exist_ok=True)
             write_json(self.sums_path(shard.name), total)
+        if self.said:
+            self.counts_path(shard.name).parent.mkdir(exist_ok=True)
+            write_json(self.counts_path(shard.name), {"text_tokens": longest})
 
-    def _pictures(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[tuple[Sample, np.ndarray]]:
+    def _read(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[Read]:
         for sample in read_samples(shard):
             try:
                 cut = views(sample, self.image_size, self.cfg.variants, flips=self.flips)
+                pair = self._pair(sample)
+                said = self.encoders.said(sample)
             except DataError as error:
                 log.warning("shard %s, sample '%s' has no codes: %s", shard.name, sample.key, error)
                 rejects.append({"source": sample.key, "reason": "unreadable", "detail": str(error)})
                 continue
-            yield sample, cut
+            yield Read(sample, cut, pair, said)
 
-    def encode(self, pictures: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], latent_sums.Sums | None]:
+    def _pair(self, sample: Sample) -> np.ndarray | None:
+        if PAIR not in sample.members:
+            return None
+        return views(sample, self.image_size, self.cfg.variants, flips=self.flips, member=PAIR)
+
+    def _sources(self, chunk: list[Read]) -> list[dict[str, bytes]]:
+        """Codes of each sample's source pictures: `<kind>.level<i>.npy` (v, h, w)."""
+        found: list[dict[str, bytes]] = [{} for _ in chunk]
+        made = {kind: [_made(one.views, kind) for one in chunk] for kind in self.cfg.conditions.image}
+        made |= {"source": [one.pair for one in chunk]} if any(one.pair is not None for one in chunk) else {}
+        for kind, pictures in made.items():
+            here = [i for i, one in enumerate(pictures) if one is not None]
+            codes, _, _ = self.encode(np.concatenate([pictures[i] for i in here]), latents=False)
+            for n, i in enumerate(here):
+                span = slice(n * self.cfg.variants, (n + 1) * self.cfg.variants)
+                found[i] |= {f"{kind}.level{level}.npy": encode_npy(c[span]) for level, c in enumerate(codes)}
+        return found
+
+    def counts_path(self, name: str) -> Path:
+        """Where the longest text of one shard is noted."""
+        return self.out / "conditions" / f"{name}.json"
+
+    def encode(
+        self, pictures: np.ndarray, *, latents: bool = True
+    ) -> tuple[list[np.ndarray], list[np.ndarray], latent_sums.Sums | None]:
         """Codes of uint8 (b, 3, s, s), in as many passes as memory asks for.
 
         Returns:
@@ -143,13 +195,14 @@ class Extractor:
             except RuntimeError as error:
                 self._halve(error)
                 continue
-            if self.cfg.latents != "none":
+            if latents and self.cfg.latents != "none":
                 exact = [self.model.lookup(c, i) for i, c in enumerate(codes)]
                 total = latent_sums.add(total, latent_sums.level_sums(befores, exact))
             parts.append(([c.cpu() for c in codes], [b.half().cpu() for b in befores]))
             at += step
         joined = [torch.cat(level).numpy() for level in zip(*(codes for codes, _ in parts), strict=True)]
-        kept = zip(*(befores for _, befores in parts), strict=True) if self.cfg.latents == "full" else ()
+        full = latents and self.cfg.latents == "full"
+        kept = zip(*(befores for _, befores in parts), strict=True) if full else ()
         sizes = self.model.codebook_sizes
         smallest = [c.astype(code_type(k)) for c, k in zip(joined, sizes, strict=True)]
         return smallest, [torch.cat(level).numpy() for level in kept], total
@@ -167,10 +220,24 @@ class Extractor:
         self.at_once //= 2
         log.warning("memory ran out: %d views at once from here on", self.at_once)
 
-    def _coded(self, sample: Sample, codes: list[np.ndarray], befores: list[np.ndarray]) -> Sample:
+    def _coded(
+        self, sample: Sample, codes: list[np.ndarray], befores: list[np.ndarray], more: dict[str, bytes]
+    ) -> Sample:
         members = {f"level{i}.npy": encode_npy(c) for i, c in enumerate(codes)}
         members |= {f"latent{i}.npy": encode_npy(b) for i, b in enumerate(befores)}
-        return Sample(sample.key, members | {e: sample.members[e] for e in COPIED if e in sample.members})
+        return Sample(sample.key, members | more | {e: sample.members[e] for e in COPIED if e in sample.members})
+
+
+def _made(pictures: np.ndarray, kind: str) -> np.ndarray:
+    """Source pictures of views (v, 3, s, s)."""
+    return np.stack(
+        [rearrange(source_picture(rearrange(p, "c h w -> h w c"), kind), "h w c -> c h w") for p in pictures]
+    )
+
+
+def longest_text(members: dict[str, bytes]) -> int:
+    """Tokens of the longest caption among a sample's members; 0 where none is stored."""
+    return int(decode_npy(members["text.counts.npy"]).max()) if "text.counts.npy" in members else 0
 
 
 def code_type(rows: int) -> type[np.unsignedinteger]:
@@ -239,6 +306,7 @@ def _about(extractor: Extractor, source: ShardSet, written: list[Shard]) -> dict
         "tokenizer": extractor.tokenizer, "levels": levels, "image_size": size, "variants": extractor.cfg.variants,
         "flips": extractor.flips, "classes": source.info.get("classes", []),
         "modalities": source.info.get("modalities", []), "rejects": _rejects(extractor.out, written),
+        "conditions": _conditions(extractor, source, written),
     }  # fmt: skip
     if extractor.cfg.latents != "none":
         total: latent_sums.Sums | None = None
@@ -246,6 +314,16 @@ def _about(extractor: Extractor, source: ShardSet, written: list[Shard]) -> dict
             total = latent_sums.add(total, json.loads(extractor.sums_path(shard.name).read_bytes()))
         about["latents"] = latent_sums.statistics(total) if total else []
     return about
+
+
+def _conditions(extractor: Extractor, source: ShardSet, written: list[Shard]) -> dict[str, Any]:
+    """What a prior can listen to besides the class: encoders and their widths, kinds of source pictures."""
+    found: dict[str, Any] = {name: dict(about) for name, about in extractor.said.items()}
+    if "text" in found:
+        counts = [read_json(extractor.counts_path(s.name)).get("text_tokens", 0) for s in written if s.samples]
+        found["text"]["tokens"] = max(counts, default=0)
+    kinds = [*extractor.cfg.conditions.image, *(["source"] if "source" in source.info.get("modalities", []) else [])]
+    return found | ({"image": {"kinds": kinds}} if kinds else {})
 
 
 def _rejects(out: Path, written: list[Shard]) -> dict[str, int]:

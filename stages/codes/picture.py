@@ -12,7 +12,7 @@ from pipeline.samples import decode_npy
 from pipeline.shard_files import read_samples
 from pipeline.shard_index import ShardSet, open_shards
 from pipeline.shards import read_pass
-from stages.vqvae.images import center_decode, rows_of_pictures, tensor_to_picture
+from stages.images import center_decode, rows_of_pictures, tensor_to_picture
 from stages.vqvae.model import Autoencoder
 
 SHOWN = 10

@@ -5,7 +5,7 @@ Shapes: v views, h and w of a level, n = h w codes of a level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.samples import Sample, decode_npy
 from pipeline.shard_index import ShardSet, open_shards
 from pipeline.shards import Draw
+from stages.codes.read_conditions import ConditionDecode
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class CodeSet:
     classes: list[str]
     image_size: int
     variants: int
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the shards hold beside codes and class: `text`, `audio` (encoder, fingerprint, width, cache), `image`."""
+
+    @property
+    def modalities(self) -> list[str]:
+        """Everything a model over these codes can listen to."""
+        return [*(["class"] if self.classes else []), *sorted(self.conditions)]
 
     @property
     def info(self) -> dict[str, Any]:
@@ -67,28 +75,35 @@ def open_codes(folder: Path, tokenizer: Path | None = None) -> CodeSet:
         classes=list(info.get("classes", [])),
         image_size=info["image_size"],
         variants=info["variants"],
+        conditions=dict(info.get("conditions", {})),
     )
 
 
 @dataclass(frozen=True)
 class CodesDecode:
-    """A decode function of the reader: `level<i>`, int32 (n,), and `label`, -1 where there is none.
+    """A decode function of the reader: `level<i>`, int32 (n,), `label` (-1 where there is none), and conditions.
 
     Raises, when called, DataError on a missing level: the sample is unreadable.
     """
 
     num_levels: int
     any_view: bool = False
-    """Draw one of the views per sample and step; else the centre crop."""
+    """Draw one of the views (and captions, and kinds of source picture) per sample and step; else the first."""
+    told: ConditionDecode | None = None
+    """Reads what the conditions say; None reads codes and class alone."""
 
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
         fields: dict[str, Any] = {"label": int(sample.members.get("cls", b"-1"))}
-        view: int | None = None
+        views = decode_npy(self._member(sample, 0)).shape[0]
+        view = int(draw.rng("view").integers(views)) if self.any_view and views > 1 else 0
         for level in range(self.num_levels):
-            if f"level{level}.npy" not in sample.members:
-                raise DataError(f"sample '{sample.key}' has no codes of level {level}.")
-            codes = decode_npy(sample.members[f"level{level}.npy"])
-            if view is None:
-                view = int(draw.rng("view").integers(len(codes))) if self.any_view and len(codes) > 1 else 0
+            codes = decode_npy(self._member(sample, level))
             fields[f"level{level}"] = rearrange(codes[view], "h w -> (h w)").astype(np.int32)
+        if self.told is not None:
+            fields |= self.told(sample, draw, view, any_of=self.any_view)
         return fields
+
+    def _member(self, sample: Sample, level: int) -> bytes:
+        if f"level{level}.npy" not in sample.members:
+            raise DataError(f"sample '{sample.key}' has no codes of level {level}.")
+        return sample.members[f"level{level}.npy"]

@@ -18,6 +18,7 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     from pipeline.schema import plain
     from pipeline.shard_index import open_shards
     from pipeline.tracking import Tracker
+    from stages.codes.encode_conditions import ConditionEncoders
     from stages.codes.extract import Extractor, extract, own_shards
     from stages.codes.picture import decoded
 
@@ -25,7 +26,10 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     source = open_shards(inputs["shards"])
     model, about = _tokenizer(inputs["vqvae"])
     flips = "text" not in source.info.get("modalities", []) if cfg.flips == "auto" else bool(cfg.flips)
-    extractor = Extractor(model, about["image_size"], cfg, flips, out, fingerprint(inputs["vqvae"]))
+    device = next(model.parameters()).device
+    modalities = source.info.get("modalities", ["text", "audio"])
+    encoders = ConditionEncoders.load(cfg.conditions, modalities, inputs.get("align"), device)
+    extractor = Extractor(model, about["image_size"], cfg, flips, out, fingerprint(inputs["vqvae"]), encoders)
     total = sum(shard.samples for shard in own_shards(source, rank, world))
     with Progress(total, title="codes", items_per_step=1, shown=rank == 0) as bar:
         extract(extractor, source, rank=rank, world=world, report=bar.update)
@@ -71,13 +75,14 @@ def _results(out: Path) -> dict[str, Any]:
         "variants": info["variants"],
         "tokenizer": info["tokenizer"],
         "rejects": info["rejects"],
+        "conditions": info["conditions"],
     }
 
 
 STAGE = Stage(
     name="codes",
     config=CodesConfig,
-    needs=lambda recipe: ("shards", "vqvae"),
+    needs=lambda recipe: ("shards", "vqvae", *(["align"] if recipe.has("align") else [])),
     makes=("dataset.json",),
     run=run,
     distributed=True,

@@ -11,10 +11,12 @@ from jaxtyping import UInt8
 from pipeline.errors import DataError
 from pipeline.randomness import numpy_rng
 from pipeline.samples import Sample, decode_image, image_member
-from stages.vqvae.images import MARGIN, cut, fit_short_side
+from stages.images import MARGIN, cut, fit_short_side
 
 
-def views(sample: Sample, side: int, variants: int, *, flips: bool) -> UInt8[np.ndarray, "v 3 s s"]:
+def views(
+    sample: Sample, side: int, variants: int, *, flips: bool, member: str | None = None
+) -> UInt8[np.ndarray, "v 3 s s"]:
     """Cut the views of one stored picture; which ones depends on the sample's key alone.
 
     Args:
@@ -22,11 +24,12 @@ def views(sample: Sample, side: int, variants: int, *, flips: bool) -> UInt8[np.
         side: s, the image size of the tokenizer.
         variants: v; view 0 is the centre crop, as evaluation sees it.
         flips: mirror views 1, 3, ...
+        member: which picture of the sample; its own by default.
 
     Raises:
         DataError: no readable picture.
     """
-    name = image_member(sample.members)
+    name = member or image_member(sample.members)
     if name is None:
         raise DataError(f"sample '{sample.key}' has no picture (jpg, png or webp).")
     picture = fit_short_side(decode_image(sample.members[name], min_side=round(side * MARGIN)), side)

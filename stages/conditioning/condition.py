@@ -9,13 +9,13 @@ Shapes: b batch, t tokens, d width of the modality's own features, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
 from pipeline.randomness import seed_of, uniform
@@ -25,8 +25,8 @@ from pipeline.randomness import seed_of, uniform
 class Condition:
     """One modality of a batch: tokens (b, t, d), pooled (b, d), mask (b, t) True where a token is there."""
 
-    tokens: Float[Tensor, "b t d"]
-    pooled: Float[Tensor, "b d"]
+    tokens: Num[Tensor, "b t d"]
+    pooled: Num[Tensor, "b d"]
     mask: Bool[Tensor, "b t"]
 
     def present(self) -> Bool[Tensor, " b"]:
@@ -39,6 +39,7 @@ class Condition:
 
 
 Conditions = dict[str, Condition]
+Drop = float | Mapping[str, float]
 
 
 def class_condition(labels: Int[Tensor, " b"], num_classes: int) -> Condition:
@@ -62,12 +63,36 @@ def repeat_rows(conditions: Conditions, times: int) -> Conditions:
     return {name: c.map(lambda x: repeat(x, "b ... -> (n b) ...", n=times)) for name, c in conditions.items()}
 
 
+def nothing_like(condition: Condition) -> Condition:
+    """The same shape, and no row has it."""
+    return condition.map(torch.zeros_like)
+
+
+def stack_rows(conditions: Sequence[Condition]) -> Condition:
+    """The rows of several conditions of one modality, one after another; shorter token sequences are padded."""
+    longest = max(one.mask.shape[1] for one in conditions)
+    padded = [
+        Condition(
+            F.pad(one.tokens, (0, 0, 0, longest - one.mask.shape[1])),
+            one.pooled,
+            F.pad(one.mask, (0, longest - one.mask.shape[1])),
+        )
+        for one in conditions
+    ]
+    return Condition(
+        torch.cat([one.tokens for one in padded]),
+        torch.cat([one.pooled for one in padded]),
+        torch.cat([one.mask for one in padded]),
+    )
+
+
 def draw_kept(
-    modalities: Iterable[str], rows: Int[Tensor, " b"], *, seed: int, step: int, drop_each: float, drop_all: float
+    modalities: Iterable[str], rows: Int[Tensor, " b"], *, seed: int, step: int, drop_each: Drop, drop_all: float
 ) -> dict[str, Tensor]:
     """Which conditions survive dropout: each is dropped by itself, and all of them together (for guidance).
 
-    The draw of a row depends on (seed, step, global row) alone.
+    The draw of a row depends on (seed, step, global row) alone. `drop_each` is one chance for all modalities or one
+    for each; a modality it does not name is never dropped by itself.
 
     Returns:
         bool (b,) per modality, True where the condition is kept.
@@ -75,7 +100,8 @@ def draw_kept(
     names = sorted(modalities)
     draws = uniform(seed_of(seed, "condition dropout", step), rows, 1 + len(names))
     together = draws[:, 0] >= drop_all
-    return {name: together & (draws[:, 1 + i] >= drop_each) for i, name in enumerate(names)}
+    chances = drop_each if isinstance(drop_each, Mapping) else dict.fromkeys(names, drop_each)
+    return {name: together & (draws[:, 1 + i] >= chances.get(name, 0.0)) for i, name in enumerate(names)}
 
 
 def keep_all(modalities: Iterable[str], num_rows: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:

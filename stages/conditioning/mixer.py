@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stages.conditioning.condition import Condition, Conditions
+from stages.conditioning.source_codes import SourceCodes, image_condition
+
+IMAGE = "image"
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Mixed:
 class _Modality(nn.Module):
     """Projections, embedding and nulls of one modality; those of its tokens only where a model reads tokens."""
 
-    def __init__(self, dim: int, width: int, with_tokens: bool) -> None:
+    def __init__(self, dim: int, width: int, *, with_tokens: bool, normed: bool) -> None:
         super().__init__()
+        # encoders speak at any loudness; a class is one-hot and has none
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False) if normed else nn.Identity()
         self.pooled = nn.Linear(dim, width)
         self.null_pooled = nn.Parameter(torch.randn(width) * 0.02)
         self.token = nn.Linear(dim, width) if with_tokens else None
@@ -39,10 +44,12 @@ class _Modality(nn.Module):
 
     def forward(self, condition: Condition, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         here = kept & condition.present()
-        pooled = torch.where(here[:, None], self.pooled(condition.pooled), self.null_pooled)
+        pooled = torch.where(here[:, None], self.pooled(self.norm(condition.pooled)), self.null_pooled)
         if self.token is None:
             return pooled[:, None][:, :0], pooled, condition.mask[:, :0]
-        tokens = torch.where(here[:, None, None], self.token(condition.tokens), self.null_token) + self.embedding
+        tokens = (
+            torch.where(here[:, None, None], self.token(self.norm(condition.tokens)), self.null_token) + self.embedding
+        )
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
         return tokens, pooled, torch.where(here[:, None], condition.mask, first)  # the null is one token
 
@@ -60,17 +67,25 @@ class ConditionMixer(nn.Module):
         width: w.
         modalities: width of the features of each modality. May be empty: an unconditional model.
         with_tokens: whether the model reads tokens; without them it gets none, and no weight that nothing uses.
+        source: embeds the codes of a source picture, where `image` is among the modalities.
     """
 
     anchor: Tensor
 
-    def __init__(self, width: int, modalities: Mapping[str, int], *, with_tokens: bool = True) -> None:
+    def __init__(
+        self, width: int, modalities: Mapping[str, int], *, with_tokens: bool = True, source: SourceCodes | None = None
+    ) -> None:
         super().__init__()
         self.width = width
         self.register_buffer("anchor", torch.zeros(0), persistent=False)  # knows the device when nothing else does
         self.modalities = nn.ModuleDict(
-            {name: _Modality(dim, width, with_tokens) for name, dim in sorted(modalities.items())}
+            {
+                name: _Modality(dim, width, with_tokens=with_tokens, normed=name != "class")
+                for name, dim in sorted(modalities.items())
+                if name != IMAGE
+            }
         )
+        self.source = source
 
     def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
         """Mix the conditions of `rows` samples.
@@ -83,11 +98,14 @@ class ConditionMixer(nn.Module):
         Raises:
             ValueError: a modality this model was not built for.
         """
-        if unknown := sorted(set(conditions) - set(self.modalities)):
+        if unknown := sorted(set(conditions) - set(self.known())):
             raise ValueError(
                 f"no such condition in this model: {', '.join(unknown)}; it takes {self.names() or 'none'}"
             )
         parts = [self._part(name, conditions.get(name), kept.get(name), rows) for name in self.modalities]
+        if self.source is not None:
+            image = conditions.get(IMAGE) or self.no_image(rows)
+            parts.append(self.source(image, self.has_image(image, kept)))
         if not parts:
             return self._nothing(rows)
         tokens, pooled, mask = zip(*parts, strict=True)
@@ -95,7 +113,22 @@ class ConditionMixer(nn.Module):
 
     def names(self) -> str:
         """The modalities as one line for a message."""
-        return ", ".join(self.modalities)
+        return ", ".join(self.known())
+
+    def known(self) -> list[str]:
+        """The modalities this model listens to."""
+        return [*self.modalities, *([IMAGE] if self.source is not None else [])]
+
+    def has_image(self, image: Condition, kept: Mapping[str, Tensor]) -> Bool[Tensor, " b"]:
+        """Rows whose source picture is there and was not dropped."""
+        here = image.present()
+        return here & kept[IMAGE] if IMAGE in kept else here
+
+    def no_image(self, rows: int) -> Condition:
+        """An image condition no row has."""
+        assert self.source is not None
+        codes = torch.zeros(rows, sum(self.source.sizes), dtype=torch.int64, device=self.anchor.device)
+        return image_condition([codes], torch.zeros(rows, dtype=torch.bool, device=codes.device))
 
     def _part(self, name: str, condition: Condition | None, kept: Tensor | None, rows: int) -> tuple[Tensor, ...]:
         modality = self.modalities[name]

@@ -26,7 +26,7 @@ from stages.evaluation.probes import accuracies, answers, get_probe, stack_label
 from stages.evaluation.reconstruction import code_use, reconstruction_figures
 from stages.evaluation.samples import class_grid, sample_figures
 from stages.generate import Painter
-from stages.vqvae.images import center_decode
+from stages.images import center_decode
 from stages.vqvae.load import load_autoencoder
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
-from stages.vqvae.images import CropDecode
+from stages.images import CropDecode
 
 MOST_VALUES = 64
 LOOKED_AT = 4000

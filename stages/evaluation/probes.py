@@ -27,7 +27,7 @@ from pipeline.training_config import DataConfig
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.pictures import LabelledDecode, labels_of
 from stages.evaluation.probe_model import Probe
-from stages.vqvae.images import CropDecode, picture_to_tensor
+from stages.images import CropDecode, picture_to_tensor
 
 BATCH = 96
 RATE = 3e-3

@@ -18,9 +18,9 @@ from pipeline.shards import read_pass
 from stages.codes.read import CodesDecode, open_codes
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers
+from stages.images import picture_to_tensor, rows_of_pictures, tensor_to_picture
 from stages.metrics import ms_ssim, mse, num_scales, psnr, sharpness
 from stages.vqvae.evaluate import use_of
-from stages.vqvae.images import picture_to_tensor, rows_of_pictures, tensor_to_picture
 from stages.vqvae.model import Autoencoder
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from stages.evaluation.pictures import CLASS
 from stages.evaluation.probe_model import Probe, random_trunk
 from stages.evaluation.probes import accuracies, answers, features
 from stages.generate import Painter
+from stages.images import picture_to_tensor, rows_of_pictures
 from stages.metrics import frechet_distance, kernel_distance, precision_recall_density_coverage, sharpness
-from stages.vqvae.images import picture_to_tensor, rows_of_pictures
 
 if TYPE_CHECKING:
     from stages.evaluation.measure import Real

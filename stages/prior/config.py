@@ -9,7 +9,9 @@ from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, Opti
 from stages.prior.settings import SampleSettings
 
 KINDS = ("masked", "autoregressive")
-CONDITIONS = ("class",)
+CONDITIONS = ("auto", "class", "text", "audio", "image")
+
+SHARES = ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,8 @@ class PriorConfig:
     """Masked: side of attention windows on the finest level, in tokens; 0 attends in full. For 512 px and more."""
     fold: bool = field(default=True, metadata={"before": False})
     """Masked: one token for all codes of a finer level under one of the level above; several times faster."""
-    conditions: tuple[str, ...] = ("class",)
-    """What the prior listens to; a class counts only where the data has some."""
+    conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
+    """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
     dropout: float = 0.0
     """Dropout on the residual branches."""
     corrupt: float = 0.1
@@ -38,8 +40,9 @@ class PriorConfig:
     """Share of the codes shown that are hidden without being asked for; against overfitting small data."""
     label_smoothing: float = 0.0
     """Of the cross-entropy. At 0.1 a tenth of the codes sampled at temperature 1 is noise."""
-    drop_each: float = 0.1
-    """Chance to drop each condition by itself, so that guidance has something to lean on."""
+    drop_each: float | dict[str, float] = 0.1
+    """Chance to drop each condition by itself, so that guidance has something to lean on and every subset is learned:
+    a number, or one per condition, as in {class: 0.5, text: 0.2}."""
     drop_all: float = 0.05
     """Chance to drop all conditions together."""
     sampling: SampleSettings = field(default_factory=SampleSettings)
@@ -77,8 +80,11 @@ class PriorConfig:
             raise ValueError(f"prior.depth is positive and window not negative; got {self.depth} and {self.window}.")
         if self.window and self.kind != "masked":
             raise ValueError("prior.window is for kind 'masked'. Set prior.window=0 or prior.kind=masked.")
-        for name in ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_each", "drop_all"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"prior.{name} lies in [0, 1); got {getattr(self, name)}.")
-        if unknown := set(self.conditions) - set(CONDITIONS):
+        shares = {name: getattr(self, name) for name in SHARES}
+        each = self.drop_each if isinstance(self.drop_each, dict) else {"": self.drop_each}
+        shares |= {f"drop_each.{name}".rstrip("."): chance for name, chance in each.items()}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"prior.{name} lies in [0, 1); got {share}.")
+        if unknown := (set(self.conditions) | set(each) - {""}) - set(CONDITIONS):
             raise ValueError(f"prior.conditions knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")

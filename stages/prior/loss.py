@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pipeline.randomness import seed_of, uniform
-from stages.conditioning.condition import Conditions, choose_rows, draw_kept
+from stages.conditioning.condition import Conditions, Drop, choose_rows, draw_kept
 from stages.prior.model import Codes, Pass, Prior
 from stages.prior.transformer import Guide
 
@@ -41,7 +41,7 @@ class Noise:
 
     corrupt: float = 0.1
     token_dropout: float = 0.0
-    drop_each: float = 0.1
+    drop_each: Drop = 0.1
     drop_all: float = 0.05
     label_smoothing: float = 0.0
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stages.conditioning.condition import Conditions
-from stages.conditioning.mixer import ConditionMixer
+from stages.conditioning.mixer import IMAGE, ConditionMixer
+from stages.conditioning.source_codes import SourceCodes
 from stages.prior.fold import folds_of
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
@@ -94,7 +95,11 @@ class Prior(nn.Module):
         self.folds = folds_of(self.grids, fold=fold)
         self.codebook_sizes = list(codebook_sizes)
         cross_attention = cross_attention and bool(conditions)
-        self.mixer = ConditionMixer(width, conditions, with_tokens=cross_attention)
+        source = None
+        if IMAGE in conditions:
+            parts = [one.part_width(width) for one in self.folds]
+            source = SourceCodes(self.grids, codebook_sizes, parts, width, with_tokens=cross_attention)
+        self.mixer = ConditionMixer(width, conditions, with_tokens=cross_attention, source=source)
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_attention=cross_attention)
         self.embeddings = nn.ModuleList(  # the last row stands for a hidden code
             _embedding(size + 1, one.part_width(width))
@@ -128,7 +133,12 @@ class Prior(nn.Module):
 
     def guide(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Guide:
         """The conditions of `rows` samples as every layer needs them."""
-        return self.trunk.guide(self.mixer(conditions, kept, rows))
+        guide = self.trunk.guide(self.mixer(conditions, kept, rows))
+        if self.mixer.source is None:
+            return guide
+        image = conditions.get(IMAGE) or self.mixer.no_image(rows)
+        seen = self.mixer.source.in_place(image, self.mixer.has_image(image, kept))
+        return replace(guide, source=torch.cat([f.gather(x) for f, x in zip(self.folds, seen, strict=True)], dim=1))
 
     def hidden_logits(self, codes: Codes, guide: Guide, asked: Tensor | None = None) -> Tensor:
         """Logits of the last level shown, looking in both directions.
@@ -138,7 +148,7 @@ class Prior(nn.Module):
             asked: bool (b, n) gives logits (a, k); int64 (a,), the same codes in every row, (b, a, k); None (b, n, k).
         """
         last = len(codes) - 1
-        x = torch.cat([self._tokens(codes, level) for level in range(last + 1)], dim=1)
+        x = torch.cat([self._tokens(codes, level, guide) for level in range(last + 1)], dim=1)
         context = Context(guide, self.rotary[: x.shape[1]], plan=self._plan(last))
         x = self.trunk(x, context)[:, -self.folds[last].count :]
         x = self.folds[last].spread(self.unfold[last](x))
@@ -149,14 +159,14 @@ class Prior(nn.Module):
 
     def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
         """Logits of every level, each code seeing only those before it. Levels may stop early, the last in part."""
-        x = torch.cat([self.causal_inputs(codes, level, 0, c.shape[1]) for level, c in enumerate(codes)], dim=1)
+        x = torch.cat([self.causal_inputs(codes, level, 0, c.shape[1], guide) for level, c in enumerate(codes)], dim=1)
         x = self.trunk(x, Context(guide, self.rotary[: x.shape[1]], causal=True))
         parts = x.split([c.shape[1] for c in codes], dim=1)
         return [head(part).float() for head, part in zip(self.heads, parts, strict=False)]
 
     def next_logits(self, codes: Codes, level: int, index: int, guide: Guide, caches: list[Cache]) -> Tensor:
         """Logits (b, k) of one code, given the caches of all before it; adds itself to the caches."""
-        x = self.causal_inputs(codes, level, index, index + 1)
+        x = self.causal_inputs(codes, level, index, index + 1, guide)
         at = self.first[level] + index
         context = Context(guide, self.rotary[at : at + 1], causal=True, start=at)
         logits: Tensor = self.heads[level](self.trunk(x, context, caches)[:, 0]).float()
@@ -166,7 +176,7 @@ class Prior(nn.Module):
         """Empty caches for one run over the whole sequence."""
         return [Cache(self.num_codes) for _ in range(self.trunk.depth)]
 
-    def causal_inputs(self, codes: Codes, level: int, begin: int, end: int) -> Float[Tensor, "b m w"]:
+    def causal_inputs(self, codes: Codes, level: int, begin: int, end: int, guide: Guide) -> Float[Tensor, "b m w"]:
         """Inputs of codes [begin, end) of a level: the code before each, its own place and the code above it."""
         rows = codes[0].shape[0]
         if begin:
@@ -175,15 +185,17 @@ class Prior(nn.Module):
             assert self.start is not None
             first = self.embeddings[level - 1](codes[level - 1][:, -1:]) if level else self.start.expand(rows, 1, -1)
             before = torch.cat([first, self.embeddings[level](codes[level][:, : end - 1])], dim=1)
-        return self._placed(before, codes, level, begin, end)
+        return self._placed(before, codes, level, begin, end, guide)
 
-    def _tokens(self, codes: Codes, level: int) -> Float[Tensor, "b n w"]:
+    def _tokens(self, codes: Codes, level: int, guide: Guide) -> Float[Tensor, "b n w"]:
         fold = self.folds[level]
-        return self._placed(fold.gather(self.embeddings[level](codes[level])), codes, level, 0, fold.count)
+        return self._placed(fold.gather(self.embeddings[level](codes[level])), codes, level, 0, fold.count, guide)
 
-    def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int) -> Tensor:
-        """Add the place of tokens [begin, end) of a level and the code above each."""
+    def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int, guide: Guide) -> Tensor:
+        """Add the place of tokens [begin, end) of a level, the code above each and what a source picture shows."""
         x = x + self._places(level, begin, end)
+        if guide.source is not None:
+            x = x + guide.source[:, self.first[level] + begin : self.first[level] + end]
         if level:
             x = x + self.above[level - 1](codes[level - 1][:, self._parents(level)[begin:end]])
         return x

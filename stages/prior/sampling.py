@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.randomness import gumbel, seed_of
-from stages.conditioning.condition import Conditions, repeat_rows
+from stages.conditioning.condition import Conditions, nothing_like, stack_rows
 from stages.prior.model import Codes, Prior
 from stages.prior.order import cosine_counts, default_steps, halton_order
 from stages.prior.settings import SampleSettings
@@ -40,6 +40,7 @@ def sample(
     *,
     clamp: list[Tensor] | None = None,
     clamp_mask: list[Tensor] | None = None,
+    negative: Conditions | None = None,
 ) -> list[Int[Tensor, "b _h _w"]]:
     """Sample one image's codes per seed.
 
@@ -48,6 +49,7 @@ def sample(
         conditions: b rows each; empty samples without conditions.
         seeds: int64 (b,), one per image.
         settings: guidance, temperature, truncation, steps.
+        negative: what guidance moves away from, instead of no condition at all; b rows.
         clamp, clamp_mask: int64 and bool (b, h, w) per level: codes to keep where the mask is True.
 
     Returns:
@@ -56,7 +58,7 @@ def sample(
     Raises:
         ValueError: guidance for a condition that is not given.
     """
-    guidance = Guidance.of(prior, conditions, len(seeds), settings)
+    guidance = Guidance.of(prior, conditions, len(seeds), settings, negative)
     held = _clamp(prior, seeds, clamp, clamp_mask)
     run = _sample_masked if prior.kind == "masked" else _sample_causal
     codes = run(prior, guidance, seeds, settings, held)
@@ -72,8 +74,10 @@ class Guidance:
     rows: int
 
     @classmethod
-    def of(cls, prior: Prior, conditions: Conditions, rows: int, settings: SampleSettings) -> Guidance:
-        """One copy without conditions, then one with all of them, or one per modality of a guidance dict."""
+    def of(
+        cls, prior: Prior, conditions: Conditions, rows: int, settings: SampleSettings, negative: Conditions | None = None
+    ) -> Guidance:
+        """One copy without conditions (or with the negative ones), then one with all, or one per modality of a dict."""
         if isinstance(settings.guidance, dict):
             if unknown := sorted(set(settings.guidance) - set(conditions)):
                 raise ValueError(
@@ -86,13 +90,14 @@ class Guidance:
         if not conditions or weights == (1.0,):  # nothing to extrapolate from, or no wish to
             alone = {name: conditions[name] for name in chosen[0]} if conditions else {}
             return cls(prior.guide(alone, {}, rows), (), rows)
-        keep = {
-            name: torch.tensor([False, *(name in names for names in chosen)]).repeat_interleave(rows)
-            for name in conditions
-        }
-        device = prior.rotary.device
-        kept = {name: k.to(device) & conditions[name].present().repeat(1 + len(chosen)) for name, k in keep.items()}
-        copies = repeat_rows(conditions, 1 + len(chosen))
+        device, negative = prior.rotary.device, negative or {}
+        copies, kept = {}, {}
+        for name in sorted({*conditions, *negative}):
+            without = negative.get(name) or nothing_like(conditions[name])
+            told = conditions.get(name) or nothing_like(negative[name])
+            copies[name] = stack_rows([without, *[told] * len(chosen)])
+            keep = [name in negative, *(name in names for names in chosen)]
+            kept[name] = torch.tensor(keep, device=device).repeat_interleave(rows) & copies[name].present()
         return cls(prior.guide(copies, kept, rows * (1 + len(chosen))), weights, rows)
 
     def spread(self, codes: Codes) -> Codes:

@@ -5,24 +5,27 @@ Shapes: b batch, n codes of one level.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from pipeline.backend import Backend
 from pipeline.player import Player
 from pipeline.shards import read_pass
 from stages.codes.read import CodesDecode, CodeSet
+from stages.codes.read_conditions import Encoders, conditions_of
 from stages.conditioning.condition import Conditions, class_condition
+from stages.images import rows_of_pictures, tensor_to_picture
 from stages.prior.config import PriorConfig
 from stages.prior.load import save_prior
 from stages.prior.loss import Draw, Noise, causal_loss, masked_loss, surprise
 from stages.prior.model import Prior
 from stages.prior.sampling import sample
-from stages.vqvae.images import rows_of_pictures, tensor_to_picture
 from stages.vqvae.load import load_autoencoder
 from stages.vqvae.model import Autoencoder
 
@@ -35,8 +38,19 @@ class PriorTask:
 
     best = ("bits_per_image", "min")
 
-    def __init__(self, cfg: PriorConfig, backend: Backend, prior: Prior, codes: CodeSet, tokenizer: Path) -> None:
+    def __init__(
+        self,
+        cfg: PriorConfig,
+        backend: Backend,
+        prior: Prior,
+        codes: CodeSet,
+        tokenizer: Path,
+        *,
+        decode: CodesDecode,
+        live: Encoders,
+    ) -> None:
         self.cfg, self.backend, self.codes, self.tokenizer = cfg, backend, codes, tokenizer
+        self.decode, self.live, self.modalities = decode, live, sorted(prior.arguments["conditions"])
         self.main = backend.player("prior", prior, cfg.optimizer, total_steps=cfg.loop.steps)
         self.players: dict[str, Player] = {"prior": self.main}
         self.noise = Noise(
@@ -81,17 +95,51 @@ class PriorTask:
         return self.figures
 
     def paint(self, step: int) -> dict[str, np.ndarray]:
-        """A grid of samples, a row per class, the same seeds every time; decoded by the tokenizer."""
+        """Grids of samples, the same seeds every time, decoded by the tokenizer.
+
+        `samples`: a row per class (without classes whatever comes). `samples_<condition>`: for text, audio and image
+        eight samples of val, and under them what each alone paints.
+        """
         device = self.backend.device
         if self._autoencoder is None:
             self._autoencoder, _ = load_autoencoder(self.tokenizer, device)
+        painted = {"samples": self._painted_by_class()} if self._by_class() else {}
+        others = [name for name in self.modalities if name != "class"]
+        if others and "val" in self.codes.shards.splits:
+            painted |= self._painted_by(others)
+        return painted
+
+    def _by_class(self) -> bool:
+        return "class" in self.modalities or not self.modalities
+
+    def _painted_by_class(self) -> np.ndarray:
+        device = self.backend.device
         rows = min(PAINTED_CLASSES, len(self.codes.classes)) or PAINTED_CLASSES
         labels = torch.arange(rows, device=device).repeat_interleave(PAINTED_EACH)
-        seeds = torch.arange(len(labels), device=device) + self.cfg.paint_seed
+        conditions = {"class": class_condition(labels, len(self.codes.classes))} if self.modalities else {}
+        return rows_of_pictures(*np.split(self._sampled(conditions, len(labels)), rows))
+
+    def _painted_by(self, names: list[str]) -> dict[str, np.ndarray]:
+        decode = replace(self.decode, any_view=False)
+        batch = next(read_pass(self.codes.shards.split("val"), decode, batch_size=PAINTED_EACH, limit=PAINTED_EACH))
+        codes, conditions, rows = self._inputs(batch)
+        grids = zip(codes, self.codes.grids, strict=True)
+        real = self._decoded([rearrange(c, "b (h w) -> b h w", h=h) for c, (h, _) in grids])
+        painted = {}
+        for name in names:
+            alone = {name: conditions[name]}
+            painted[f"samples_{name}"] = rows_of_pictures(real, *(self._sampled(alone, len(rows), at) for at in (0, 1)))
+        return painted
+
+    def _sampled(self, conditions: Conditions, count: int, first: int = 0) -> np.ndarray:
+        seeds = torch.arange(count, device=self.backend.device) + self.cfg.paint_seed + first * count
         with torch.no_grad(), self.backend.autocast():
-            codes = sample(self._averaged(), self._conditions(labels), seeds, self.cfg.sampling)
-            images = tensor_to_picture(self._autoencoder.decode(codes))
-        return {"samples": rows_of_pictures(*np.split(images, rows))}
+            return self._decoded(sample(self._averaged(), conditions, seeds, self.cfg.sampling))
+
+    def _decoded(self, codes: list[Tensor]) -> np.ndarray:
+        assert self._autoencoder is not None
+        with torch.no_grad(), self.backend.autocast():
+            return tensor_to_picture(self._autoencoder.decode(codes))
 
     def export(self, folder: Path) -> None:
         """The averaged weights."""
@@ -104,18 +152,13 @@ class PriorTask:
     def _inputs(self, batch: Batch) -> tuple[list[Tensor], Conditions, Tensor]:
         batch = self.backend.to_device(batch)
         codes = [batch[f"level{i}"].long() for i in range(len(self.codes.grids))]
-        return codes, self._conditions(batch["label"]), batch["row"]
-
-    def _conditions(self, labels: Tensor) -> Conditions:
-        if not self.codes.classes or "class" not in self.cfg.conditions:
-            return {}
-        return {"class": class_condition(labels, len(self.codes.classes))}
+        return codes, conditions_of(batch, self.modalities, len(self.codes.classes), self.live), batch["row"]
 
     def _val_batches(self) -> Any:
         share = max(1, min(64, self.cfg.eval_samples // self.backend.world))
         return read_pass(
             self.codes.shards.split("val"),
-            CodesDecode(len(self.codes.grids)),
+            replace(self.decode, any_view=False),
             batch_size=share,
             rank=self.backend.rank,
             world=self.backend.world,

@@ -14,21 +14,27 @@ from pipeline.shards import open_batches
 from pipeline.tracking import Tracker
 from pipeline.train_loop import train
 from stages.codes.read import CodesDecode, CodeSet, open_codes
+from stages.codes.read_conditions import ConditionDecode, check_listened, encoders_of
 from stages.prior.config import PriorConfig
 from stages.prior.model import Prior
 from stages.prior.task import PriorTask
 
 
-def train_prior(cfg: PriorConfig, codes_folder: Path, tokenizer: Path, out: Path) -> dict[str, Any]:
+def train_prior(
+    cfg: PriorConfig, codes_folder: Path, tokenizer: Path, out: Path, align: Path | None = None
+) -> dict[str, Any]:
     """Train in the stage folder `out`; the figures on val, with levels and classes."""
     codes = open_codes(codes_folder, tokenizer)
     prior = build(cfg, codes)
     backend = Backend.start(cfg.backend, seed=cfg.seed)
-    decode = CodesDecode(len(codes.grids), any_view=True)
+    heard = {name: about for name, about in codes.conditions.items() if name in prior.arguments["conditions"]}
+    live = encoders_of(heard, [align] if align else [], backend.device, only_live=True)
+    told = ConditionDecode(heard, tuple(codes.grids), live.get("audio")) if heard else None
+    decode = CodesDecode(len(codes.grids), any_view=True, told=told)
     batches = open_batches(
         codes.shards.split("train"), decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world
     )
-    task = PriorTask(cfg, backend, prior, codes, tokenizer)
+    task = PriorTask(cfg, backend, prior, codes, tokenizer, decode=decode, live=live)
     tracker = Tracker.start(
         out, cfg.tracking, "prior", plain(cfg), backend, inputs={"vqvae": tokenizer, "codes": codes_folder}
     )
@@ -37,7 +43,14 @@ def train_prior(cfg: PriorConfig, codes_folder: Path, tokenizer: Path, out: Path
     figures = task.figures or task.evaluate(step)
     backend.finish()
     parameters = sum(p.numel() for p in prior.parameters())
-    return {"classes": codes.classes, "image_size": codes.image_size, "parameters": parameters, **figures}
+    listens = sorted(prior.arguments["conditions"])
+    return {
+        "conditions": listens,
+        "classes": codes.classes,
+        "image_size": codes.image_size,
+        "parameters": parameters,
+        **figures,
+    }
 
 
 def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
@@ -50,7 +63,10 @@ def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
 
     from pipeline.randomness import seed_of
 
-    modalities = {"class": len(codes.classes)} if codes.classes and "class" in cfg.conditions else {}
+    widths = {"class": len(codes.classes), "image": 1} | {
+        name: about["width"] for name, about in codes.conditions.items() if "width" in about
+    }
+    modalities = {name: widths[name] for name in check_listened(cfg.conditions, codes.modalities)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(cfg.seed, "prior"))
         try:

@@ -67,6 +67,8 @@ class Guide:
     modulations: list[Float[Tensor, "b _"]]
     memories: list[tuple[Tensor, Tensor]]
     mask: Bool[Tensor, "b t"]
+    source: Float[Tensor, "b n w"] | None = None
+    """What a source picture shows at the place of every token."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.backend import Backend
-from stages.vqvae.images import picture_to_tensor
+from stages.images import picture_to_tensor
 from stages.vqvae.model import Autoencoder
 
 PAINTED = 8

@@ -18,9 +18,9 @@ from pipeline.backend import Backend
 from pipeline.player import Player
 from pipeline.shard_index import Shard
 from pipeline.shards import read_pass
+from stages.images import center_decode, picture_to_tensor, rows_of_pictures, tensor_to_picture
 from stages.vqvae.config import VQVAEConfig
 from stages.vqvae.evaluate import PAINTED, figures_on
-from stages.vqvae.images import center_decode, picture_to_tensor, rows_of_pictures, tensor_to_picture
 from stages.vqvae.load import save_autoencoder
 from stages.vqvae.loss import feature_matching, fooling_loss, hinge_loss, pixel_loss, ramp
 from stages.vqvae.model import Autoencoder, Reconstruction

@@ -13,9 +13,9 @@ from pipeline.shard_index import ShardSet, open_shards
 from pipeline.shards import open_batches
 from pipeline.tracking import Tracker
 from pipeline.train_loop import train
+from stages.images import train_decode
 from stages.vqvae.config import VQVAEConfig
 from stages.vqvae.discriminator import PatchDiscriminator
-from stages.vqvae.images import train_decode
 from stages.vqvae.load import start_from
 from stages.vqvae.model import Autoencoder
 from stages.vqvae.task import AutoencoderTask

@@ -1,0 +1,288 @@
+"""What a user asks for, as conditions: a class, a sentence, a sound, a picture, and any mix of them.
+
+Files are read here, with one clear error each; what they mean is left to the run's encoders and its tokenizer.
+
+Shapes: b rows, h w height and width, n codes of a level, s side of the run's pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import ConfigError, DataError
+from pipeline.samples import decode_image, decode_sound
+from stages.conditioning.condition import Condition, Conditions, class_condition
+from stages.conditioning.sounds import Sound
+from stages.conditioning.source_codes import image_condition
+from stages.conditioning.sources import as_sketch, grey, looks_drawn
+from stages.images import cut, fit_short_side, picture_to_tensor
+from stages.vqvae.model import Autoencoder
+
+log = logging.getLogger(__name__)
+MOST_SECONDS = 600.0
+LOOKS = ("grey", "sketch", "picture")
+GREY_SPREAD = 8
+"""Channels of a picture that differ by less than this everywhere, but for one pixel in a hundred, are grey."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One row of pictures: everything given is obeyed together."""
+
+    cls: int | str | None = None
+    text: str | None = None
+    audio: str | Path | Sound | None = None
+    image: str | Path | np.ndarray | None = None
+    as_: str | None = None
+    """How to take `image`: grey, sketch or picture; by its look where None."""
+    mask: str | Path | np.ndarray | None = None
+    """White where `image` is to be painted anew; the rest stays."""
+    negative: str | None = None
+    """What not to paint."""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "negative"):
+            words = getattr(self, name)
+            if words is not None and not words.strip():
+                raise ConfigError(f"an empty {name} says nothing: leave it out, or write what to paint.")
+        if self.as_ is not None and self.as_ not in LOOKS:
+            raise ConfigError(f"--as takes {', '.join(LOOKS)}; got '{self.as_}'.")
+        if self.mask is not None and self.image is None:
+            raise ConfigError("a mask needs a picture to paint in: give --image too.")
+        if self.as_ is not None and self.image is None:
+            raise ConfigError("--as says how to take a picture: give --image too.")
+
+    @property
+    def modalities(self) -> list[str]:
+        """The conditions it gives; a picture under a mask is kept, not obeyed."""
+        given = {"class": self.cls, "text": self.text, "audio": self.audio}
+        found = [name for name, value in given.items() if value is not None]
+        return found + (["image"] if self.image is not None and self.mask is None else [])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """In-painting: codes to keep (b, h, w) and where, per level; the picture and where its pixels stay."""
+
+    codes: list[Tensor]
+    where: list[Tensor]
+    picture: UInt8[np.ndarray, "s s 3"]
+    pixels: np.ndarray
+    """float32 (s, s, 1), 1 where the picture stays, soft at the border."""
+
+
+@dataclass
+class Reader:
+    """Turns asks into conditions, for one run."""
+
+    autoencoder: Autoencoder
+    image_size: int
+    classes: list[str]
+    about: dict[str, dict[str, Any]]
+    encoders: dict[str, Any]
+    device: torch.device
+
+    def conditions(self, asks: Sequence[Ask], listens: Sequence[str], seen: dict[str, str] | None = None) -> Conditions:
+        """Conditions of one row per ask.
+
+        Args:
+            asks: what to paint.
+            listens: the modalities the model was trained on.
+            seen: gets, under the text, what an encoder had to cut off.
+
+        Raises:
+            ConfigError: a condition this run was not trained on, an unknown class.
+            DataError: a file that is no sound or no picture.
+        """
+        wanted = {name for ask in asks for name in ask.modalities}
+        if strange := sorted(wanted - set(listens)):
+            raise ConfigError(
+                f"this run was not trained on {strange[0]}: it listens to {', '.join(listens) or 'nothing'}."
+            )
+        makers = {"class": self._classes, "text": self._texts, "audio": self._sounds, "image": self._images}
+        for ask in asks:
+            for words in (ask.text, ask.negative):
+                if words and "text" in self.encoders and (lost := self.encoders["text"].cut_off(words)):
+                    log.warning("the text is longer than %d tokens; cut off: '%s'", self.encoders["text"].longest, lost)
+                    if seen is not None:
+                        seen[words] = lost
+        return {name: makers[name](asks) for name in sorted(wanted)}
+
+    def negatives(self, asks: Sequence[Ask], listens: Sequence[str]) -> Conditions:
+        """What guidance moves away from; empty where nobody says."""
+        if not any(ask.negative for ask in asks):
+            return {}
+        if "text" not in listens:
+            raise ConfigError("a negative text needs a run that was trained on text.")
+        return {"text": self._texts([Ask(text=ask.negative) for ask in asks])}
+
+    def kept(self, ask: Ask) -> Kept | None:
+        """What an ask with a mask keeps of its picture."""
+        if ask.mask is None or ask.image is None:
+            return None
+        picture = read_picture(ask.image, self.image_size)
+        fresh = read_picture(ask.mask, self.image_size).mean(axis=2) >= 128
+        if fresh.all() or not fresh.any():
+            raise ConfigError(
+                "the mask is all white (nothing of the picture would stay) or all black (nothing would be painted): "
+                "paint white what is to be new."
+            )
+        stays = torch.from_numpy(~fresh)
+        where = [self._whole_cells(stays, factor) for factor in self.autoencoder.levels]
+        return Kept(self._codes(picture[None]), where, picture, _soft(~fresh))
+
+    def _whole_cells(self, stays: Tensor, factor: int) -> Tensor:
+        """(1, h, w), True where every pixel of a cell stays."""
+        cells = reduce(stays.float(), "(h y) (w x) -> h w", "min", y=factor, x=factor)
+        return (cells > 0)[None].to(self.device)
+
+    def _codes(self, pictures: UInt8[np.ndarray, "b s s 3"]) -> list[Tensor]:
+        images = torch.from_numpy(rearrange(pictures, "b h w c -> b c h w").copy()).to(self.device)
+        with torch.no_grad():
+            levels = self.autoencoder.quantize(picture_to_tensor(images))
+        return [level.codes for level in levels if level.codes is not None]
+
+    def _classes(self, asks: Sequence[Ask]) -> Condition:
+        labels = torch.tensor([number_of(ask.cls, self.classes) for ask in asks], device=self.device)
+        return class_condition(labels, len(self.classes))
+
+    def _texts(self, asks: Sequence[Ask]) -> Condition:
+        return self._some([ask.text for ask in asks], self.encoders["text"])
+
+    def _sounds(self, asks: Sequence[Ask]) -> Condition:
+        sounds = [None if ask.audio is None else read_sound(ask.audio) for ask in asks]
+        return self._some(sounds, self.encoders["audio"])
+
+    def _some(self, given: list[Any], encoder: Any) -> Condition:
+        """Encode what is there; the other rows have no such condition."""
+        rows = [i for i, one in enumerate(given) if one is not None]
+        found = encoder([given[i] for i in rows])
+        here = torch.tensor(rows, device=found.mask.device)
+
+        def spread(x: Tensor) -> Tensor:
+            return x.new_zeros(len(given), *x.shape[1:]).index_copy(0, here, x)
+
+        return found.map(spread)
+
+    def _images(self, asks: Sequence[Ask]) -> Condition:
+        rows = [i for i, ask in enumerate(asks) if ask.image is not None and ask.mask is None]
+        kinds = self.about.get("image", {}).get("kinds", [])
+        pictures = np.stack([self._source(asks[i], kinds) for i in rows])
+        found = image_condition(
+            [rearrange(c, "b h w -> b (h w)") for c in self._codes(pictures)],
+            torch.ones(len(rows), dtype=torch.bool, device=self.device),
+        )
+        here = torch.tensor(rows, device=self.device)
+        return found.map(lambda x: x.new_zeros(len(asks), *x.shape[1:]).index_copy(0, here, x))
+
+    def _source(self, ask: Ask, kinds: Sequence[str]) -> UInt8[np.ndarray, "s s 3"]:
+        assert ask.image is not None
+        pixels = read_picture(ask.image, self.image_size)
+        look = ask.as_ or guess_look(pixels, kinds)
+        trained = {"picture" if kind == "source" else kind for kind in kinds}
+        if look not in trained:
+            raise ConfigError(
+                f"this run was not trained on a source taken as '{look}': it knows {', '.join(sorted(trained))}."
+            )
+        return {"grey": grey, "sketch": as_sketch, "picture": lambda x: x}[look](pixels)
+
+
+def guess_look(pixels: UInt8[np.ndarray, "h w 3"], kinds: Sequence[str]) -> str:
+    """How a picture is meant, among what the run knows: a drawing as a sketch, a grey one as grey, else a picture."""
+    known = ["picture" if kind == "source" else kind for kind in kinds]
+    if "sketch" in known and looks_drawn(pixels):
+        return "sketch"
+    spread = np.quantile(pixels.max(axis=2).astype(int) - pixels.min(axis=2), 0.99)
+    if "grey" in known and (spread < GREY_SPREAD or "picture" not in known):
+        return "grey"
+    return "picture" if "picture" in known or not known else known[0]
+
+
+def number_of(cls: int | str | None, classes: Sequence[str]) -> int:
+    """A class's number; -1 for None; ConfigError lists the classes."""
+    if cls is None:
+        return -1
+    if isinstance(cls, str) and cls in classes:
+        return list(classes).index(cls)
+    if isinstance(cls, int) and 0 <= cls < len(classes):
+        return cls
+    known = ", ".join(classes) if classes else "none: this run was trained without labels"
+    raise ConfigError(f"no class {cls!r}. Classes: {known}")
+
+
+def read_picture(what: str | Path | np.ndarray, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """The centre square of a picture at the run's size.
+
+    Raises:
+        ConfigError: no such file.
+        DataError: it is no picture.
+    """
+    if isinstance(what, np.ndarray):
+        pixels = what
+    else:
+        try:
+            pixels = decode_image(_file(what, "picture").read_bytes())
+        except DataError as error:
+            raise DataError(f"{what}: {error}") from error
+    short = min(pixels.shape[:2])
+    if short != size:  # the whole short side, not the crop's margin: what a user gives is what is meant
+        scale = size / short
+        to = (max(size, round(pixels.shape[1] * scale)), max(size, round(pixels.shape[0] * scale)))
+        pixels = np.asarray(Image.fromarray(pixels).resize(to, Image.Resampling.LANCZOS))
+    pixels = fit_short_side(pixels, size)
+    top, left = ((np.array(pixels.shape[:2]) - size) // 2).tolist()
+    return np.ascontiguousarray(rearrange(cut(pixels, top, left, size), "c h w -> h w c"))
+
+
+def read_sound(what: str | Path | Sound) -> Sound:
+    """A sound file (wav, flac, ogg, mp3) as (float32 (c, t), rate).
+
+    Raises:
+        ConfigError: no such file.
+        DataError: no sound, one with numbers that are not finite, or longer than ten minutes.
+    """
+    if isinstance(what, tuple):
+        return what
+    import soundfile
+
+    payload = _file(what, "sound").read_bytes()
+    try:
+        facts = soundfile.info(io.BytesIO(payload))
+        if facts.frames > MOST_SECONDS * facts.samplerate:
+            raise DataError(
+                f"{what} is {facts.frames / facts.samplerate / 60:.0f} minutes long; at most "
+                f"{MOST_SECONDS / 60:.0f} are read. Cut out the part that is meant."
+            )
+        return decode_sound(payload)
+    except DataError:
+        raise
+    except Exception as error:  # hostile bytes: decoders raise nearly any type
+        reason = str(error).rpartition(">: ")[2][:120]
+        raise DataError(f"{what} is no readable sound (wav, flac, ogg or mp3): {reason}") from error
+
+
+def _file(path: str | Path, kind: str) -> Path:
+    if not Path(path).is_file():
+        raise ConfigError(f"no {kind} at {path}.")
+    return Path(path)
+
+
+def _soft(stays: np.ndarray) -> np.ndarray:
+    """1 where pixels stay, falling to 0 over three pixels towards what is painted."""
+    from torch.nn.functional import avg_pool2d
+
+    hard = torch.from_numpy(stays.astype(np.float32))[None, None]
+    soft = avg_pool2d(torch.nn.functional.pad(hard, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return (hard * soft)[0, 0].numpy()[:, :, None]

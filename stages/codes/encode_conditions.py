@@ -1,0 +1,133 @@
+"""What the frozen encoders say of a sample's captions and sound, as members of a code shard.
+
+Stored are unmasked tokens only, in fp16: `text.npy` (all captions behind one another), `text.counts.npy` (tokens of
+each), `text.pooled.npy`; `audio.npy`, `audio.pooled.npy`. With `cache: live` the caption and the sound themselves.
+
+Shapes: c captions of a sample, t tokens, d width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import DataError
+from pipeline.samples import SOUND_MEMBERS, Sample, encode_npy
+from stages.codes.config import ConditionsConfig
+from stages.conditioning.audio_encoder import AudioEncoder
+from stages.conditioning.condition import Condition
+from stages.conditioning.said import captions_of, sound_of
+from stages.conditioning.sounds import Sound
+from stages.conditioning.text_encoder import TextEncoder
+
+ALIGN = "align"
+
+
+@dataclass(frozen=True)
+class Said:
+    """The captions and the sound of one sample, where an encoder listens to them."""
+
+    captions: list[str] = field(default_factory=list)
+    sound: Sound | None = None
+
+
+@dataclass
+class ConditionEncoders:
+    """The encoders of one extraction and how their words are kept."""
+
+    cfg: ConditionsConfig
+    text: TextEncoder | None = None
+    audio: AudioEncoder | None = None
+    names: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls, cfg: ConditionsConfig, modalities: list[str], align: Path | None, device: torch.device
+    ) -> ConditionEncoders:
+        """The encoders for what the data has; none for what it lacks. ConfigError where one cannot be loaded."""
+        found = cls(cfg)
+        folders = {"text": "clip", "audio": "audio"}
+        for name, wanted in (("text", cfg.text), ("audio", cfg.audio)):
+            own = align / "model" / folders[name] if align is not None else None
+            where = (str(own) if own is not None and own.is_dir() else "none") if wanted == "auto" else wanted
+            if where == "none" or name not in modalities:
+                continue
+            kind: Any = TextEncoder if name == "text" else AudioEncoder
+            setattr(found, name, kind.load(where, device))
+            found.names[name] = ALIGN if wanted == "auto" else where
+        return found
+
+    def about(self) -> dict[str, Any]:
+        """Per modality the encoder's name, fingerprint, width and how its words are kept; for `dataset.json`."""
+        cache = "shards" if self.cfg.stored else "live"
+        return {
+            name: {"encoder": self.names[name], "fingerprint": one.fingerprint(), "width": one.width, "cache": cache}
+            for name, one in (("text", self.text), ("audio", self.audio))
+            if one is not None
+        }
+
+    def said(self, sample: Sample) -> Said:
+        """What a sample says to these encoders.
+
+        Raises:
+            DataError: a caption is not UTF-8, or the sound does not decode or is not finite.
+        """
+        try:
+            captions = captions_of(sample) if self.text is not None else []
+            sound = sound_of(sample) if self.audio is not None else None
+        except DataError:
+            raise
+        except Exception as error:  # hostile bytes: decoders raise nearly any type
+            raise DataError(f"caption or sound unreadable ({type(error).__name__}: {str(error)[:100]})") from error
+        return Said(captions, sound)
+
+    def members(self, said: list[Said], samples: list[Sample]) -> list[dict[str, bytes]]:
+        """Further members of each sample."""
+        if not self.cfg.stored:
+            sounds = SOUND_MEMBERS if self.audio is not None else ()
+            return [{e: sample.members[e] for e in sounds if e in sample.members} for sample in samples]
+        spoken = self._audio(said)
+        return [{**text, **audio} for text, audio in zip(self._text(said), spoken, strict=True)]
+
+    def _text(self, said: list[Said]) -> list[dict[str, bytes]]:
+        if self.text is None:
+            return [{} for _ in said]
+        texts = sorted({caption for one in said for caption in one.captions}, key=lambda t: (len(t), t))
+        of = dict(zip(texts, self._rows(self.text, texts), strict=True))
+        return [_text_members([of[caption] for caption in one.captions]) for one in said]
+
+    def _audio(self, said: list[Said]) -> list[dict[str, bytes]]:
+        sounds = [one.sound for one in said if one.sound is not None]
+        rows = iter(self._rows(self.audio, sounds) if self.audio is not None else [])
+        return [_audio_members(next(rows)) if self.audio and one.sound is not None else {} for one in said]
+
+    def _rows(self, encoder: Any, given: list[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(tokens (t, d), pooled (d,)) in fp16 of each text or sound."""
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for at in range(0, len(given), self.cfg.batch_size):
+            found += _unmasked(encoder(given[at : at + self.cfg.batch_size]))
+        return found
+
+
+def _unmasked(condition: Condition) -> list[tuple[np.ndarray, np.ndarray]]:
+    tokens, pooled = condition.tokens.cpu().half().numpy(), condition.pooled.cpu().half().numpy()
+    masks = condition.mask.cpu().numpy()
+    return [(t[m], p) for t, p, m in zip(tokens, pooled, masks, strict=True)]
+
+
+def _text_members(rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:
+    if not rows:
+        return {}
+    return {
+        "text.npy": encode_npy(np.concatenate([tokens for tokens, _ in rows])),
+        "text.pooled.npy": encode_npy(np.stack([pooled for _, pooled in rows])),
+        "text.counts.npy": encode_npy(np.array([len(tokens) for tokens, _ in rows], np.uint16)),
+    }
+
+
+def _audio_members(row: tuple[np.ndarray, np.ndarray]) -> dict[str, bytes]:
+    return {"audio.npy": encode_npy(row[0]), "audio.pooled.npy": encode_npy(row[1])}

@@ -1,0 +1,70 @@
+"""Settings of the stage `align`. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.tracking import TrackingConfig
+from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, OptimizerConfig, identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerConfig:
+    """Size of one transformer."""
+
+    width: int = 128
+    """Hidden width; a multiple of 32, the width of a head."""
+    layers: int = 3
+    """Layers."""
+
+    def __post_init__(self) -> None:
+        if self.width < 32 or self.width % 32 or self.layers < 1:
+            raise ValueError(f"width is a multiple of 32 and layers positive; got {self.width} and {self.layers}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig:
+    """Encoders of text, pictures and sounds that put what belongs together side by side (CLIP; Radford et al. 2021)."""
+
+    pretrained: str = ""
+    """A CLIP of `transformers` (folder or hub id) to keep as it is; only sounds are then aligned, to its pictures."""
+    embedding: int = 128
+    """Width of the shared space; that of `pretrained` where one is given."""
+    text: TowerConfig = field(default_factory=TowerConfig)
+    """The text transformer."""
+    image: TowerConfig = field(default_factory=TowerConfig)
+    """The vision transformer."""
+    audio: TowerConfig = field(default_factory=TowerConfig)
+    """The audio spectrogram transformer."""
+    vocabulary: int = 2048
+    """Most entries of the byte-level BPE vocabulary that is trained on the captions; at least 600."""
+    text_tokens: int = 64
+    """Longest caption in tokens."""
+    image_side: int = 64
+    """Side of the pictures it sees; larger crops are scaled down."""
+    patch: int = 8
+    """Side of a patch of the vision transformer."""
+    audio_seconds: float = 2.0
+    """Window of a sound; of longer ones the loudest stretch."""
+    temperature: float = 0.07
+    """Of the softmax at the start; it is learned."""
+    val_samples: int = identity(1000)
+    """Samples of val among which an evaluation searches, at most."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(global_batch=192))
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=4e-3, ema_decay=0.99))
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.backend.check(self.optimizer)
+        if self.vocabulary < 600:
+            raise ValueError(f"vocabulary must be at least 600 (bytes, their word ends, marks); got {self.vocabulary}.")
+        if self.image_side % self.patch or self.patch < 1:
+            raise ValueError(f"image_side must be a multiple of patch={self.patch}; got {self.image_side}.")
+        if self.audio_seconds < 0.2 or self.text_tokens < 4 or self.embedding < 1 or not 0 < self.temperature < 10:
+            raise ValueError(
+                "audio_seconds is at least 0.2, text_tokens at least 4, embedding positive and temperature between 0 "
+                f"and 10; got {self.audio_seconds}, {self.text_tokens}, {self.embedding}, {self.temperature}."
+            )

@@ -1,0 +1,66 @@
+"""The contrastive loss over whatever pairs are present, with exact gradients whatever a global batch is cut into.
+
+Every sample's vectors are compared with those of the whole global batch (InfoNCE both ways; CLIP, section 2.3). The
+vectors of other processes and micro-batches enter as numbers; each micro-batch brings the gradient of its own rows,
+and the sum over all of them is the gradient of the whole (GradCache; Gao et al. 2021, arXiv 2101.06983).
+
+Shapes: b rows of a micro-batch, B rows of the global batch, e width of the shared space.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Unit vectors of the global batch by modality, who has which, and a number per caption (alike: the same)."""
+
+    vectors: dict[str, Float[Tensor, "B e"]]
+    present: dict[str, Bool[Tensor, " B"]]
+    caption: Int[Tensor, " B"]
+
+    def with_rows(self, vectors: dict[str, Tensor], first: int) -> Bank:
+        """The same numbers, with those of rows `first` on carrying gradients."""
+        mixed = {}
+        for name, bank in self.vectors.items():
+            mine = vectors[name]
+            mixed[name] = torch.cat([bank[:first], mine, bank[first + len(mine) :]])
+        return Bank(mixed, self.present, self.caption)
+
+
+def contrastive_loss(bank: Bank, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean over the pairs of modalities of the cross-entropy both ways; and it per pair.
+
+    A row counts where it has both; identical captions are no negatives of one another.
+    """
+    same = (bank.caption[:, None] == bank.caption[None, :]) & ~torch.eye(
+        len(bank.caption), dtype=torch.bool, device=bank.caption.device
+    )
+    losses: dict[str, Tensor] = {}
+    for a, b in itertools.combinations(sorted(bank.vectors), 2):
+        both = bank.present[a] & bank.present[b]
+        logits = scale * bank.vectors[a] @ bank.vectors[b].T
+        hidden = ~both[None, :] | ~both[:, None]
+        if "text" in (a, b):
+            hidden = hidden | same
+        logits = logits.masked_fill(hidden & ~torch.eye(len(both), dtype=torch.bool, device=both.device), -1e4)
+        places = torch.arange(len(both), device=both.device)
+        weight = both.to(logits.dtype) / both.sum().clamp(min=1)
+        forth = F.cross_entropy(logits, places, reduction="none")
+        back = F.cross_entropy(logits.T, places, reduction="none")
+        losses[f"{a}_{b}"] = ((forth + back) / 2 * weight).sum()
+    return torch.stack(list(losses.values())).mean(), {f"loss_{k}": v.detach() for k, v in losses.items()}
+
+
+def recalls(queries: Float[Tensor, "n e"], found: Float[Tensor, "n e"], alike: Bool[Tensor, "n n"]) -> dict[str, float]:
+    """Share of queries whose counterpart (their own row, or one that is `alike`) is among the nearest 1 and 5."""
+    ranks = (queries @ found.T).topk(min(5, len(found)), dim=1).indices
+    hits = alike.gather(1, ranks)
+    return {"R@1": float(hits[:, 0].double().mean()), "R@5": float(hits.any(dim=1).double().mean())}

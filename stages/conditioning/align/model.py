@@ -1,0 +1,132 @@
+"""The towers of `align`: CLIP's text and vision transformers and an audio spectrogram transformer, in one space.
+
+All three are classes of `transformers`, saved by `save_pretrained`. The audio tower is AST with its head for
+classification, whose outputs are the axes of the space; its body loads as a plain `ASTModel`.
+
+Shapes: b batch, s side of a picture, t tokens, f frames and m mel bands of a sound, e width of the shared space.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stages.conditioning.align.config import AlignConfig, TowerConfig
+from stages.images import picture_to_tensor
+
+HEAD = 32
+MOST_SCALE = 100.0  # CLIP, section 2.5
+AUDIO_PATCH = 16
+
+
+class Towers(nn.Module):
+    """What the contrastive loss compares.
+
+    Args:
+        clip: a `CLIPModel`.
+        audio: an `ASTForAudioClassification` with e outputs, or None.
+        side: of the pictures CLIP sees.
+        frozen: keep CLIP as it is.
+        mean, deviation: three numbers each, of pictures in [0, 1], as CLIP's image processor has them.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        clip: Any,
+        audio: Any | None,
+        side: int,
+        *,
+        frozen: bool,
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        deviation: tuple[float, ...] = (0.5, 0.5, 0.5),
+    ) -> None:
+        super().__init__()
+        self.clip, self.audio, self.side, self.frozen = clip, audio, side, frozen
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
+        if frozen:
+            clip.requires_grad_(False)
+            clip.logit_scale.requires_grad_(True)  # of the audio tower's own loss
+
+    def forward(
+        self, images: Tensor, ids: Tensor, mask: Tensor, sounds: Tensor | None
+    ) -> dict[str, Float[Tensor, "b e"]]:
+        """Unit vectors of uint8 pictures (b 3 s s), of tokens (b t) and, with an audio tower, of sounds (b f m)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            found = {"image": self.see(images), "text": self.read(ids, mask)}
+        if self.audio is not None and sounds is not None:
+            found["audio"] = self.hear(sounds)
+        return found
+
+    def see(self, images: Tensor) -> Float[Tensor, "b e"]:
+        """Unit vectors of uint8 pictures."""
+        pictures = picture_to_tensor(images) * 0.5 + 0.5
+        if pictures.shape[-1] != self.side:
+            smaller = pictures.shape[-1] > self.side
+            pictures = F.interpolate(pictures, (self.side, self.side), mode="area" if smaller else "bilinear")
+        pictures = (pictures - self.mean) / self.deviation
+        return F.normalize(self.clip.get_image_features(pixel_values=pictures).pooler_output.float(), dim=-1)
+
+    def read(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b e"]:
+        """Unit vectors of texts."""
+        found = self.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+        return F.normalize(found.float(), dim=-1)
+
+    def hear(self, sounds: Tensor) -> Float[Tensor, "b e"]:
+        """Unit vectors of sounds."""
+        assert self.audio is not None
+        return F.normalize(self.audio(input_values=sounds).logits.float(), dim=-1)
+
+    def scale(self) -> Tensor:
+        """What similarities are multiplied with: the inverse of the learned temperature."""
+        scale: Tensor = self.clip.logit_scale.exp().clamp(max=MOST_SCALE)
+        return scale
+
+
+def build_clip(cfg: AlignConfig, tokenizer: Any) -> Any:
+    """A small `CLIPModel` for this tokenizer; weights from torch's global generator."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text = _sizes(cfg.text) | {
+        "vocab_size": len(tokenizer), "max_position_embeddings": cfg.text_tokens, "projection_dim": cfg.embedding,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = _sizes(cfg.image) | {
+        "image_size": cfg.image_side, "patch_size": cfg.patch, "projection_dim": cfg.embedding,
+    }  # fmt: skip
+    start = math.log(1 / cfg.temperature)
+    return CLIPModel(
+        CLIPConfig(
+            text_config=text, vision_config=vision, projection_dim=cfg.embedding, logit_scale_init_value=start,
+        )
+    )  # fmt: skip
+
+
+def build_audio(cfg: TowerConfig, embedding: int, prepare: Any) -> Any:
+    """A small `ASTForAudioClassification` with one output per axis of the shared space."""
+    from transformers import ASTConfig, ASTForAudioClassification
+
+    return ASTForAudioClassification(
+        ASTConfig(
+            **_sizes(cfg), num_labels=embedding, patch_size=AUDIO_PATCH, frequency_stride=AUDIO_PATCH,
+            time_stride=AUDIO_PATCH // 2, max_length=prepare.max_length, num_mel_bins=prepare.num_mel_bins,
+        )
+    )  # fmt: skip
+
+
+def _sizes(cfg: TowerConfig) -> dict[str, int]:
+    return {
+        "hidden_size": cfg.width,
+        "intermediate_size": 4 * cfg.width,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.width // HEAD,
+    }

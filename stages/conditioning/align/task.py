@@ -1,0 +1,208 @@
+"""What training `align` does per step, on val, for the eye and for the next stage.
+
+Shapes: b batch, n samples of val.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.backend import Backend
+from pipeline.player import Player
+from pipeline.randomness import seed_of
+from pipeline.shard_index import Shard
+from pipeline.shards import read_pass
+from stages.conditioning.align.config import AlignConfig
+from stages.conditioning.align.loss import Bank, contrastive_loss, recalls
+from stages.conditioning.align.model import Towers
+from stages.conditioning.align.read import AlignDecode
+from stages.images import CropDecode, rows_of_pictures
+
+Batch = dict[str, Any]
+QUERIES, SHOWN = 6, 8
+VAL_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Processors:
+    """What turns captions, pictures and sounds into what the towers take; saved beside them."""
+
+    tokenizer: Any
+    image: Any
+    sound: Any | None
+
+
+class AlignTask:
+    """Trains the towers; searches val with the averaged weights."""
+
+    best = ("recall", "max")
+
+    def __init__(
+        self,
+        cfg: AlignConfig,
+        backend: Backend,
+        towers: Towers,
+        processors: Processors,
+        *,
+        val: list[Shard],
+        image_size: int,
+    ) -> None:
+        self.cfg, self.backend, self.processors, self.val, self.image_size = cfg, backend, processors, val, image_size
+        self.main = backend.player("towers", towers, cfg.optimizer, total_steps=cfg.loop.steps)
+        self.players: dict[str, Player] = {"towers": self.main}
+        self.modalities = ["image", "text", *(["audio"] if processors.sound is not None else [])]
+        self.figures: dict[str, float] = {}
+        """What the last evaluation found."""
+        self._searched: dict[str, Any] | None = None
+
+    def train_step(self, micro_batches: list[Batch], step: int) -> dict[str, Any]:
+        """One step over the global batch: the vectors of all its rows first, then the gradients piece by piece."""
+        pieces = [self._inputs(batch) for batch in micro_batches]
+        copies = self.backend.world * len(pieces)
+        whole = self._bank(pieces) if copies > 1 else None
+        size = len(pieces[0]["caption"])
+        starts = iter(range(size * len(pieces) * self.backend.rank, size * copies, size))
+
+        def loss_fn(net: nn.Module, piece: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            vectors = net(*piece["towers"])
+            if whole is None:
+                bank = Bank(vectors, piece["present"], piece["caption"])
+            else:
+                bank = whole.with_rows(vectors, next(starts))
+            scale = self.main.model.scale()  # type: ignore[operator]
+            # every piece has the whole gradient of the scale, but only its own rows' share of the others
+            scale = scale.detach() + (scale - scale.detach()) / copies
+            loss, metrics = contrastive_loss(bank, scale)
+            return loss * copies, {"loss": loss.detach(), "temperature": 1 / scale.detach(), **metrics}
+
+        return self.main.update(loss_fn, pieces)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """R@1 and R@5 both ways between all modalities, over val; the same on every rank."""
+        if not self.val:
+            return {}
+        found = self._search()
+        vectors, present, caption = found["vectors"], found["present"], found["caption"]
+        figures: dict[str, float] = {}
+        for a, b in itertools.permutations(sorted(vectors), 2):
+            both = present[a] & present[b]
+            if not bool(both.any()):
+                continue
+            own = torch.eye(int(both.sum()), dtype=torch.bool, device=both.device)
+            same = caption[both][:, None] == caption[both][None, :]
+            alike = own | same if "text" in (a, b) else own
+            of = recalls(vectors[a][both], vectors[b][both], alike)
+            figures |= {f"{a}_to_{b}_{name}": value for name, value in of.items()}
+        if figures:
+            figures["recall"] = float(np.mean([value for name, value in figures.items() if name.endswith("R@5")]))
+        self.figures = figures
+        return figures
+
+    def paint(self, step: int) -> dict[str, np.ndarray]:
+        """What six captions (or sounds) of val find: their own picture first, then the nearest ones."""
+        if not self.val:
+            return {}
+        found = self._searched or self._search()
+        asks = "text" if bool(found["present"]["text"].any()) else "audio"
+        if asks not in found["vectors"]:
+            return {}
+        rows = found["present"][asks].nonzero()[:QUERIES, 0]
+        nearest = (found["vectors"][asks][rows] @ found["vectors"]["image"].T).topk(min(SHOWN, len(found["images"])))
+        chosen = torch.cat([rows[:, None], nearest.indices], dim=1).cpu()
+        pictures = found["images"].permute(0, 2, 3, 1).numpy()
+        return {f"found_by_{asks}": rows_of_pictures(*(pictures[line.numpy()] for line in chosen))}
+
+    def export(self, folder: Path) -> None:
+        """The averaged towers as `transformers` saves them: `clip` with tokenizer and image processor, `audio`."""
+        towers = self._averaged()
+        towers.clip.save_pretrained(str(folder / "clip"))
+        self.processors.tokenizer.save_pretrained(str(folder / "clip"))
+        self.processors.image.save_pretrained(str(folder / "clip"))
+        if towers.audio is not None:
+            assert self.processors.sound is not None
+            towers.audio.save_pretrained(str(folder / "audio"))
+            self.processors.sound.save_pretrained(str(folder / "audio"))
+        for path in folder.glob("*/*.safetensors"):
+            path.chmod(0o644)
+        about = {"kind": "alignment", "modalities": self.modalities, "pretrained": self.cfg.pretrained}
+        (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+    def _averaged(self) -> Towers:
+        assert isinstance(self.main.ema_model, Towers)
+        return self.main.ema_model
+
+    def _inputs(self, batch: Batch) -> Batch:
+        """The towers' arguments on the device, who has what, and a number per caption."""
+        tokens = self.processors.tokenizer(
+            batch["text"], padding=True, truncation=True, max_length=self.processors.tokenizer.model_max_length,
+            return_tensors="pt",
+        )  # fmt: skip
+        moved = self.backend.to_device(
+            {
+                "image": batch["image"], "sound": batch.get("sound"), "ids": tokens["input_ids"],
+                "mask": tokens["attention_mask"], "text": batch["has_text"].bool(),
+                "audio": batch["has_sound"].bool() if "has_sound" in batch else None,
+                "caption": torch.tensor([seed_of(text) for text in batch["text"]]),
+            }
+        )  # fmt: skip
+        everywhere = torch.ones_like(moved["text"])
+        return {
+            "towers": (moved["image"], moved["ids"], moved["mask"], moved["sound"]),
+            "present": {"image": everywhere, "text": moved["text"], "audio": moved["audio"]},
+            "caption": moved["caption"],
+        }
+
+    @torch.no_grad()
+    def _bank(self, pieces: list[Batch]) -> Bank:
+        """The vectors of the whole global batch, as numbers."""
+        with self.backend.autocast():
+            ours = [self.main.model(*piece["towers"]) for piece in pieces]
+        own = Bank(
+            {name: torch.cat([one[name] for one in ours]) for name in ours[0]},
+            {name: torch.cat([piece["present"][name] for piece in pieces]) for name in ours[0]},
+            torch.cat([piece["caption"] for piece in pieces]),
+        )
+        return self._gathered(own)
+
+    def _gathered(self, own: Bank) -> Bank:
+        """The rows of all processes, in the order of the ranks."""
+        if self.backend.world == 1:
+            return own
+
+        def gather(x: Tensor) -> Tensor:
+            whole = [torch.empty_like(x) for _ in range(self.backend.world)]
+            dist.all_gather(whole, x.contiguous())
+            return torch.cat(whole)
+
+        vectors = {name: gather(own.vectors[name]) for name in sorted(own.vectors)}
+        present = {name: gather(own.present[name].to(torch.uint8)).bool() for name in sorted(own.vectors)}
+        return Bank(vectors, present, gather(own.caption))
+
+    @torch.no_grad()
+    def _search(self) -> dict[str, Any]:
+        """Vectors, captions and pictures of val, by the averaged weights. Every rank reads the same."""
+        decode = AlignDecode(
+            CropDecode(self.image_size), self.processors.sound, self.cfg.audio_seconds, any_caption=False
+        )
+        towers, parts = self._averaged().eval(), []
+        for batch in read_pass(self.val, decode, batch_size=VAL_BATCH, limit=self.cfg.val_samples):
+            piece = self._inputs(batch)
+            with self.backend.autocast():
+                parts.append((towers(*piece["towers"]), piece, batch["image"]))
+        names = parts[0][0]
+        self._searched = {
+            "vectors": {name: torch.cat([part[0][name] for part in parts]) for name in names},
+            "present": {name: torch.cat([part[1]["present"][name] for part in parts]) for name in names},
+            "caption": torch.cat([part[1]["caption"] for part in parts]),
+            "images": torch.cat([part[2] for part in parts]),
+        }
+        return self._searched

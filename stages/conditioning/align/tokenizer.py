@@ -1,0 +1,50 @@
+"""A CLIP tokenizer of our own: byte-level BPE, trained on the captions, so that any script can be read.
+
+The alphabet holds every byte, alone and at the end of a word: a text in a script that no caption uses is long, never
+unknown. Everything else (lower case, splitting into words) is CLIP's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
+WORD_END = "</w>"
+
+
+def train_tokenizer(captions: Iterable[str], vocabulary: int, longest: int) -> CLIPTokenizer:
+    """Learn the merges; the same captions in the same order give the same tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    pattern = CLIPTokenizer().backend_tokenizer  # CLIP's own way of cleaning and splitting text
+    learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END, continuing_subword_prefix=""))
+    learner.normalizer, learner.pre_tokenizer = pattern.normalizer, pattern.pre_tokenizer
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(letters) - 3,
+        initial_alphabet=letters,
+        end_of_word_suffix=WORD_END,
+        show_progress=False,
+    )
+    learner.train_from_iterator(captions, trainer)
+    learned = json.loads(learner.to_str())["model"]
+    words = [*letters, *(letter + WORD_END for letter in letters)]
+    words += [word for word in sorted(learned["vocab"], key=learned["vocab"].get) if word not in set(words)]
+    vocab = {word: i for i, word in enumerate([*words, PAD, START, END])}
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learned["merges"]]
+    return CLIPTokenizer(
+        vocab=vocab, merges=merges, bos_token=START, eos_token=END, unk_token=END, pad_token=PAD,
+        model_max_length=longest,
+    )  # fmt: skip
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """As `AutoTokenizer.from_pretrained` reads it."""
+    tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,123 @@
+"""Puts an align stage together: shards, tokenizer, towers, backend, task; then the loop."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.backend import Backend
+from pipeline.errors import ConfigError
+from pipeline.randomness import seed_of
+from pipeline.schema import plain
+from pipeline.shard_index import ShardSet, open_shards
+from pipeline.shards import open_batches
+from pipeline.tracking import Tracker
+from pipeline.train_loop import train
+from stages.conditioning.align.config import AlignConfig
+from stages.conditioning.align.model import Towers, build_audio, build_clip
+from stages.conditioning.align.read import AlignDecode, some_captions, some_sounds
+from stages.conditioning.align.task import AlignTask, Processors
+from stages.conditioning.align.tokenizer import train_tokenizer
+from stages.conditioning.pretrained import load, load_weights
+from stages.images import CropDecode
+
+RATE, BANDS = 16_000, 64
+SOUNDS_LOOKED_AT = 128
+
+
+def train_alignment(cfg: AlignConfig, shards_folder: Path, out: Path) -> dict[str, Any]:
+    """Train in the stage folder `out`; the figures on val."""
+    shards = open_shards(shards_folder)
+    size = int(shards.info.get("image_size") or cfg.image_side)
+    backend = Backend.start(cfg.backend, seed=cfg.seed)
+    towers, processors = build(cfg, shards)
+    seconds = cfg.audio_seconds
+    decode = AlignDecode(CropDecode(size, random=True), processors.sound, seconds)
+    train_split = shards.split("train")
+    batches = open_batches(train_split, decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world)
+    val = shards.split("val") if "val" in shards.splits else []
+    task = AlignTask(cfg, backend, towers, processors, val=val, image_size=size)
+    tracker = Tracker.start(out, cfg.tracking, "align", plain(cfg), backend, inputs={"shards": shards_folder})
+    global_batch = cfg.data.global_batch
+    step = train(task, batches, cfg.loop, out=out, backend=backend, tracker=tracker, global_batch=global_batch)
+    figures = task.figures or task.evaluate(step)
+    backend.finish()
+    return {"modalities": task.modalities, **figures}
+
+
+def build(cfg: AlignConfig, shards: ShardSet) -> tuple[Towers, Processors]:
+    """Towers and what feeds them; the same on every process.
+
+    Raises:
+        ConfigError: pictures without captions and sounds; `pretrained` without sounds, or no CLIP.
+    """
+    split = shards.split("train")
+    first = next(iter(some_captions(split)), None)
+    sounds = some_sounds(split, SOUNDS_LOOKED_AT) if _has_sounds(shards) else []
+    if first is None and not sounds:
+        raise ConfigError(
+            f"{shards.root} has neither captions nor sounds: there is nothing to align pictures with. Remove the "
+            "section 'align', or add captions (.txt, metadata.jsonl) or sounds."
+        )
+    if cfg.pretrained and not sounds:
+        raise ConfigError(
+            f"align.pretrained={cfg.pretrained} is aligned already, and {shards.root} has no sounds. Remove the "
+            f"section 'align' and write  codes.conditions.text={cfg.pretrained}"
+        )
+    prepare = _audio_preparation(cfg, sounds) if sounds else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(cfg.seed, "align"))
+        if cfg.pretrained:
+            return _around_pretrained(cfg, prepare)
+        tokenizer = train_tokenizer(some_captions(split), cfg.vocabulary, cfg.text_tokens)
+        audio = build_audio(cfg.audio, cfg.embedding, prepare) if prepare is not None else None
+        towers = Towers(build_clip(cfg, tokenizer), audio, cfg.image_side, frozen=False)
+    return towers, Processors(tokenizer, _image_preparation(cfg.image_side), prepare)
+
+
+def _around_pretrained(cfg: AlignConfig, prepare: Any) -> tuple[Towers, Processors]:
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+    clip: Any = load_weights(CLIPModel, cfg.pretrained, "text")
+    images = load(AutoImageProcessor, cfg.pretrained, "image", use_fast=False)
+    audio = build_audio(cfg.audio, clip.config.projection_dim, prepare)
+    side = int(clip.config.vision_config.image_size)
+    mean, deviation = tuple(images.image_mean), tuple(images.image_std)
+    towers = Towers(clip, audio, side, frozen=True, mean=mean, deviation=deviation)
+    return towers, Processors(load(AutoTokenizer, cfg.pretrained, "text"), images, prepare)
+
+
+def _has_sounds(shards: ShardSet) -> bool:
+    return "audio" in shards.info.get("modalities", ["audio"])
+
+
+def _image_preparation(side: int) -> Any:
+    from transformers import CLIPImageProcessorPil
+
+    half = [0.5, 0.5, 0.5]
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_mean=half, image_std=half
+    )
+
+
+def _audio_preparation(cfg: AlignConfig, sounds: list[Any]) -> Any:
+    """AST's feature extractor for this window, normalised by the mean and deviation of some sounds."""
+    from transformers import ASTFeatureExtractor
+
+    from stages.conditioning.sounds import window
+
+    frames = max(16, math.ceil((cfg.audio_seconds - 0.015) * 100 / 8) * 8)
+    plain_features = ASTFeatureExtractor(sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames, do_normalize=False)
+    heard = [
+        plain_features(window(sound, RATE, cfg.audio_seconds), sampling_rate=RATE, return_tensors="pt")["input_values"]
+        for sound in sounds
+    ]
+    values = torch.cat(heard)
+    values = values[values.abs().sum(-1) > 0]  # frames behind the end of a sound say nothing of loudness
+    return ASTFeatureExtractor(
+        sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames,
+        mean=round(float(values.mean()), 4), std=round(float(values.std()), 4),
+    )  # fmt: skip

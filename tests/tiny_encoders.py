@@ -1,0 +1,102 @@
+"""Tiny, randomly initialised models of `transformers`, saved as folders: what a user's own encoder looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTModel,
+    ClapAudioConfig,
+    ClapAudioModelWithProjection,
+    ClapFeatureExtractor,
+    CLIPConfig,
+    CLIPModel,
+    HubertConfig,
+    HubertModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
+
+from stages.conditioning.align.tokenizer import train_tokenizer
+
+WORDS = ["a small bird with black wings", "a red bird on a green hill", "작은 새가 검은 날개를 가졌다"]
+
+
+def save(folder: Path, *parts: Any) -> Path:
+    for part in parts:
+        part.save_pretrained(str(folder))
+    return folder
+
+
+def clip(folder: Path, longest: int = 24) -> Path:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(WORDS, 700, longest)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = sizes | {
+        "vocab_size": len(tokenizer), "max_position_embeddings": longest, "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "projection_dim": 48,
+    }  # fmt: skip
+    vision = sizes | {"image_size": 32, "patch_size": 8, "projection_dim": 48}
+    return save(folder, CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=48)), tokenizer)
+
+
+def t5(folder: Path) -> Path:
+    torch.manual_seed(0)
+    inner = train_tokenizer(WORDS, 700, 64).backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|endoftext|>", pad_token="<|pad|>", unk_token="<|endoftext|>",
+        model_max_length=64,
+    )  # fmt: skip
+    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return save(folder, T5EncoderModel(config), tokenizer)
+
+
+def clap(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = ClapAudioConfig(
+        spec_size=64, window_size=4, num_mel_bins=16, hidden_size=64, patch_embeds_hidden_size=16, depths=[1, 1, 1],
+        num_attention_heads=[2, 2, 2], num_hidden_layers=3, projection_dim=48,
+    )  # fmt: skip
+    prepare = ClapFeatureExtractor(
+        feature_size=16, sampling_rate=16_000, hop_length=160, max_length_s=2, fft_window_size=512,
+        frequency_max=8000, truncation="rand_trunc",
+    )  # fmt: skip
+    return save(folder, ClapAudioModelWithProjection(config), prepare)
+
+
+def ast(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_length=64, num_mel_bins=32
+    )
+    return save(folder, ASTModel(config), ASTFeatureExtractor(num_mel_bins=32, max_length=64))
+
+
+def wav2vec2(folder: Path) -> Path:
+    torch.manual_seed(0)
+    return save(folder, Wav2Vec2Model(Wav2Vec2Config(**_speech())), Wav2Vec2FeatureExtractor())
+
+
+def hubert(folder: Path) -> Path:
+    torch.manual_seed(0)
+    return save(folder, HubertModel(HubertConfig(**_speech())), Wav2Vec2FeatureExtractor(return_attention_mask=True))
+
+
+def _speech() -> dict[str, Any]:
+    return {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+        "conv_dim": (16, 16, 16), "conv_stride": (10, 8, 4), "conv_kernel": (10, 8, 4), "num_feat_extract_layers": 3,
+        "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "vocab_size": 8,
+    }  # fmt: skip
+
+
+TEXT = {"clip": clip, "t5": t5}
+AUDIO = {"clap": clap, "ast": ast, "wav2vec2": wav2vec2, "hubert": hubert}
