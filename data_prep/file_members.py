@@ -36,11 +36,12 @@ class FileMembers:
         image = stored_image(item.image.read(), self.cfg)
         record = _record(item)
         captions = item.captions or _captions(item, record)
+        encoded = [_encoded(caption) for caption in captions]
         members = {image.extension: image.payload}
         if item.label is not None:
             members["cls"] = str(item.label).encode()
-        if captions:
-            members["txt"] = _encoded(captions[0])
+        if encoded:
+            members["txt"] = encoded[0]
         if item.audio is not None and self.cfg.with_sounds:
             extension, sound = stored_sound(item.audio.read())
             members[extension] = sound
@@ -61,11 +62,12 @@ def _encoded(caption: str) -> bytes:
 
 
 def _captions(item: Item, record: dict[str, Any]) -> tuple[str, ...]:
-    """Captions of a tar: the text member, then what its JSON adds."""
+    """Captions of a file or a tar's member, then what the sample's JSON adds."""
     first: list[str] = []
     if item.text is not None and item.text.size > 0:
         try:
-            first = [item.text.read().decode("utf-8").strip()]
+            text = item.text.read().decode("utf-8-sig")
+            first = [line.strip() for line in (text.splitlines() if item.one_per_line else [text])]
         except UnicodeDecodeError as error:
             raise RejectedError("bad_caption", str(error)) from None
     more = record.get("captions", [record.get("caption")])

@@ -61,6 +61,8 @@ class Item:
     label: int | None = None
     captions: tuple[str, ...] = ()
     text: Place | None = None
+    one_per_line: bool = False
+    """Every line of `text` is a caption, instead of all of it one."""
     audio: Place | None = None
     pair: Place | None = None
     """The condition picture of an image-to-image pair."""

@@ -13,7 +13,7 @@ REPORT = "rejects.jsonl"
 CHECKED_FROM = 20
 """Items seen before the share of rejects can stop the work early; it is always checked at the end."""
 REASONS = {
-    "missing_file": "the metadata names a file that is not there",
+    "missing_file": "the data set names a file that is not there",
     "outside_folder": "the metadata names a file outside the source folder",
     "unreadable_file": "the system refuses to read it, or it is no regular file",
     "empty_file": "0 bytes",
@@ -27,6 +27,7 @@ REASONS = {
     "bad_caption": "not UTF-8, or longer than 64 KiB",
     "bad_record": "its JSON cannot be read",
     "no_image": "a sample without a picture",
+    "no_label": "the data set does not give its class",
 }
 
 Reject = dict[str, str]

@@ -25,7 +25,7 @@ from stages.codes.config import CodesConfig
 from stages.codes.extract import Extractor, code_type, extract
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.stage import STAGE
-from stages.codes.views import views
+from stages.codes.views import SampleReader
 from stages.images import center_decode, picture_to_tensor
 from stages.vqvae.load import save_autoencoder
 from stages.vqvae.model import Autoencoder
@@ -54,6 +54,10 @@ def shards(tmp_path: Path) -> Path:
     written = [write_shard(folder, name, name.split("-")[0], map(make_sample, keys)) for name, keys in plan]
     write_dataset(folder, written, {"classes": ["a", "b", "c"], "image_size": SIZE, "modalities": ["class", "image"]})
     return folder
+
+
+def views(sample: Sample, variants: int, *, flips: bool) -> np.ndarray:
+    return SampleReader(SIZE, variants, flips)(sample).views
 
 
 def make_autoencoder(seed: int = 0) -> Autoencoder:
@@ -143,13 +147,13 @@ def test_two_processes_make_what_one_makes(shards: Path, tokenizer: Path, tmp_pa
 
 def test_views_are_the_centre_then_random_crops_every_other_mirrored() -> None:
     sample = make_sample(3)
-    plain, mirrored = views(sample, SIZE, 5, flips=False), views(sample, SIZE, 5, flips=True)
+    plain, mirrored = views(sample, 5, flips=False), views(sample, 5, flips=True)
     centre = center_decode(SIZE)(sample, None)["image"]  # type: ignore[arg-type]
 
     assert plain.shape == (5, 3, SIZE, SIZE) and np.array_equal(plain[0], centre)
     assert all(np.array_equal(mirrored[i], plain[i][..., ::-1] if i % 2 else plain[i]) for i in range(5))
     assert len({view.tobytes() for view in plain}) >= 4
-    assert np.array_equal(views(sample, SIZE, 2, flips=False), plain[:2])
+    assert np.array_equal(views(sample, 2, flips=False), plain[:2])
 
 
 def test_flips_are_off_by_themselves_where_there_are_captions(shards: Path, tokenizer: Path, tmp_path: Path) -> None:

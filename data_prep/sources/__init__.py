@@ -8,12 +8,15 @@ from pathlib import Path
 from data_prep.config import ShardsConfig
 from data_prep.items import Listing
 from data_prep.plan import take
-from data_prep.sources import birds, folders, metadata, tars
+from data_prep.sources import birds, cub200, folders, imagenet, metadata, tars, vggsound
+from data_prep.sources.beside import any_picture
 from pipeline.errors import ConfigError, DataError
 
 
 def list_source(cfg: ShardsConfig) -> Listing:
-    """List `cfg.source`: `birds`, a metadata file, tars, class folders or a bare folder, in this order.
+    """List `cfg.source`: `birds`, a metadata file, a data set in its own layout, tars, class folders or a bare folder.
+
+    The first of these that fits, in this order.
 
     Raises:
         ConfigError: nothing is there.
@@ -42,9 +45,15 @@ def _list_files(cfg: ShardsConfig, root: Path) -> Listing:
         tables = metadata.find_tables(root)
         if tables:
             return metadata.list_metadata(cfg, root, tables)
+        if (base := cub200.find_cub200(root)) is not None:
+            return cub200.list_cub200(cfg, base)
+        if (base := imagenet.find_imagenet(root)) is not None:
+            return imagenet.list_imagenet(cfg, base)
+        if (base := vggsound.find_vggsound(root)) is not None:
+            return vggsound.list_vggsound(cfg, base)
     archives = tars.find_tars(root)
     ours = (root / "dataset.json").is_file()  # shards of a run have pictures for the eye beside them
-    if archives and (root.is_file() or ours or not folders.any_image(root)):
+    if archives and (root.is_file() or ours or not any_picture(root)):
         return tars.list_tars(cfg, root, archives)
     return folders.list_folders(cfg, root)
 

@@ -1,4 +1,8 @@
-"""WebDataset tars made by others: indexed, never extracted; payloads are read by offset and keys made anew."""
+"""WebDataset tars made by others: indexed, never extracted; payloads are read by offset and keys made anew.
+
+What img2dataset leaves beside its tars (`00000_stats.json`, `00000.parquet`) is passed over; a tar that it was stopped
+in is refused.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,13 @@ from pathlib import Path
 from data_prep.config import ShardsConfig
 from data_prep.file_members import FileMembers
 from data_prep.items import Item, Listing, Place, number_labels
+from data_prep.sources.beside import PAIRS, SOUNDS
 from pipeline.errors import DataError
 from pipeline.samples import IMAGE_MEMBERS
-from pipeline.shard_index import DATASET, scan_tar, split_of
+from pipeline.shard_index import DATASET, ShardIndex, scan_tar, split_of
 
 _IMAGES = (*IMAGE_MEMBERS, "jpeg", "bmp", "gif")
-_SOUNDS = ("flac", "wav", "mp3", "ogg", "opus")
 _TEXTS = ("txt", "text", "caption")
-_PAIRS = ("source.png", "source.jpg", "source.jpeg", "source.webp")
 
 
 def find_tars(root: Path) -> list[Path]:
@@ -36,7 +39,7 @@ def list_tars(cfg: ShardsConfig, root: Path, tars: list[Path]) -> Listing:
     labels: list[str | None] = []
     items: list[Item] = []
     for tar in tars:
-        index = scan_tar(tar)
+        index = _scan(tar)
         name = tar.name if tar == root else tar.relative_to(root).as_posix()
         with tar.open("rb") as file:
             for key, members in zip(index.keys, index.members, strict=True):
@@ -53,14 +56,25 @@ def list_tars(cfg: ShardsConfig, root: Path, tars: list[Path]) -> Listing:
     return Listing("tars", _known_names(root, names), items, FileMembers(cfg))
 
 
+def _scan(tar: Path) -> ShardIndex:
+    """The index of a tar; a damaged one of img2dataset without its statistics was never finished."""
+    try:
+        return scan_tar(tar)
+    except DataError as error:
+        finished = tar.with_name(f"{tar.stem}_stats.json").is_file()
+        if finished or next(tar.parent.glob("*_stats.json"), None) is None:
+            raise
+        raise DataError(f"{error}\nimg2dataset was stopped in it: let it finish, or take the tar away.") from None
+
+
 def _item(tar: str, name: str, key: str, members: Mapping[str, tuple[int, int]]) -> Item:
     def place(extensions: tuple[str, ...]) -> Place | None:
         found = next((members[e] for e in extensions if e in members), None)
         return None if found is None else Place(tar, found[1], found[0])
 
     return Item(
-        f"{name}:{key}", split_of(name), image=place(_IMAGES), text=place(_TEXTS), audio=place(_SOUNDS),
-        pair=place(_PAIRS), record=place(("json",)),
+        f"{name}:{key}", split_of(name), image=place(_IMAGES), text=place(_TEXTS), audio=place(SOUNDS),
+        pair=place(PAIRS), record=place(("json",)),
     )  # fmt: skip
 
 

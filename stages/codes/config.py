@@ -56,6 +56,8 @@ class CodesConfig:
     """Encoders of captions and sounds, and source pictures."""
     batch_size: int = identity(64)
     """Views encoded at once; halved when memory runs out."""
+    workers: int = identity(0)
+    """Processes that read samples and draw sketches; 0 takes one per core where there is much to draw, else none."""
     timeout_seconds: int = identity(1800)
     """How long the first process waits without any other finishing a shard before it gives up."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata={"identity": False})

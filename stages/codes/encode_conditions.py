@@ -15,24 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import DataError
 from pipeline.samples import SOUND_MEMBERS, Sample, encode_npy
 from stages.codes.config import ConditionsConfig
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.condition import Condition
-from stages.conditioning.said import captions_of, sound_of
-from stages.conditioning.sounds import Sound
+from stages.conditioning.said import Said
 from stages.conditioning.text_encoder import TextEncoder
 
 ALIGN = "align"
-
-
-@dataclass(frozen=True)
-class Said:
-    """The captions and the sound of one sample, where an encoder listens to them."""
-
-    captions: list[str] = field(default_factory=list)
-    sound: Sound | None = None
 
 
 @dataclass
@@ -69,21 +59,6 @@ class ConditionEncoders:
             for name, one in (("text", self.text), ("audio", self.audio))
             if one is not None
         }
-
-    def said(self, sample: Sample) -> Said:
-        """What a sample says to these encoders.
-
-        Raises:
-            DataError: a caption is not UTF-8, or the sound does not decode or is not finite.
-        """
-        try:
-            captions = captions_of(sample) if self.text is not None else []
-            sound = sound_of(sample) if self.audio is not None else None
-        except DataError:
-            raise
-        except Exception as error:  # hostile bytes: decoders raise nearly any type
-            raise DataError(f"caption or sound unreadable ({type(error).__name__}: {str(error)[:100]})") from error
-        return Said(captions, sound)
 
     def members(self, said: list[Said], samples: list[Sample]) -> list[dict[str, bytes]]:
         """Further members of each sample."""

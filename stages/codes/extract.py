@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from pipeline.artifacts import read_json, write_json
@@ -30,27 +30,17 @@ from pipeline.shard_files import read_samples
 from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
 from stages.codes import latents as latent_sums
 from stages.codes.config import CodesConfig, ConditionsConfig
-from stages.codes.encode_conditions import ConditionEncoders, Said
-from stages.codes.views import views
-from stages.conditioning.sources import source_picture
+from stages.codes.encode_conditions import ConditionEncoders
+from stages.codes.views import Read, ReadAll, SampleReader
 from stages.images import picture_to_tensor
 from stages.vqvae.model import Autoencoder
 
 COPIED = ("cls", "txt", "json")
-PAIR = "source.png"
+MANY = 1000
+"""Samples from which on starting worker processes pays."""
 SETTINGS = "extraction.json"
 POLL_SECONDS = 0.2
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Read:
-    """One sample as it was read: its views (v, 3, s, s), those of the source picture of a pair, what it says."""
-
-    sample: Sample
-    views: np.ndarray
-    pair: np.ndarray | None
-    said: Said
 
 
 @dataclass
@@ -69,6 +59,9 @@ class Extractor:
         self.device = next(self.model.parameters()).device
         self.at_once = max(1, self.cfg.batch_size)
         self.said = self.encoders.about()
+        kinds, heard = self.cfg.conditions.image, tuple(self.said)
+        self.reader = SampleReader(self.image_size, self.cfg.variants, self.flips, kinds, heard)
+        self.read_all: ReadAll = lambda samples: map(self.reader, samples)
 
     def settle(self) -> None:
         """Refuse a folder begun with another tokenizer or other views.
@@ -144,30 +137,19 @@ class Extractor:
             write_json(self.counts_path(shard.name), {"text_tokens": longest})
 
     def _read(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[Read]:
-        for sample in read_samples(shard):
-            try:
-                cut = views(sample, self.image_size, self.cfg.variants, flips=self.flips)
-                pair = self._pair(sample)
-                said = self.encoders.said(sample)
-            except DataError as error:
-                log.warning("shard %s, sample '%s' has no codes: %s", shard.name, sample.key, error)
-                rejects.append({"source": sample.key, "reason": "unreadable", "detail": str(error)})
-                continue
-            yield Read(sample, cut, pair, said)
-
-    def _pair(self, sample: Sample) -> np.ndarray | None:
-        if PAIR not in sample.members:
-            return None
-        return views(sample, self.image_size, self.cfg.variants, flips=self.flips, member=PAIR)
+        for one in self.read_all(read_samples(shard)):
+            if one.error:
+                log.warning("shard %s, sample '%s' has no codes: %s", shard.name, one.sample.key, one.error)
+                rejects.append({"source": one.sample.key, "reason": "unreadable", "detail": one.error})
+            else:
+                yield one
 
     def _sources(self, chunk: list[Read]) -> list[dict[str, bytes]]:
         """Codes of each sample's source pictures: `<kind>.level<i>.npy` (v, h, w)."""
         found: list[dict[str, bytes]] = [{} for _ in chunk]
-        made = {kind: [_made(one.views, kind) for one in chunk] for kind in self.cfg.conditions.image}
-        made |= {"source": [one.pair for one in chunk]} if any(one.pair is not None for one in chunk) else {}
-        for kind, pictures in made.items():
-            here = [i for i, one in enumerate(pictures) if one is not None]
-            codes, _, _ = self.encode(np.concatenate([pictures[i] for i in here]), latents=False)
+        for kind in sorted({kind for one in chunk for kind in one.sources}):
+            here = [i for i, one in enumerate(chunk) if kind in one.sources]
+            codes, _, _ = self.encode(np.concatenate([chunk[i].sources[kind] for i in here]), latents=False)
             for n, i in enumerate(here):
                 span = slice(n * self.cfg.variants, (n + 1) * self.cfg.variants)
                 found[i] |= {f"{kind}.level{level}.npy": encode_npy(c[span]) for level, c in enumerate(codes)}
@@ -228,13 +210,6 @@ class Extractor:
         return Sample(sample.key, members | more | {e: sample.members[e] for e in COPIED if e in sample.members})
 
 
-def _made(pictures: np.ndarray, kind: str) -> np.ndarray:
-    """Source pictures of views (v, 3, s, s)."""
-    return np.stack(
-        [rearrange(source_picture(rearrange(p, "c h w -> h w c"), kind), "h w c -> c h w") for p in pictures]
-    )
-
-
 def longest_text(members: dict[str, bytes]) -> int:
     """Tokens of the longest caption among a sample's members; 0 where none is stored."""
     return int(decode_npy(members["text.counts.npy"]).max()) if "text.counts.npy" in members else 0
@@ -267,13 +242,24 @@ def extract(extractor: Extractor, source: ShardSet, *, rank: int, world: int, re
     def report_within(samples: int) -> None:
         report(done + samples)
 
-    for shard in own_shards(source, rank, world):
-        extractor.write(shard, report_within)
-        done += shard.samples
-        report(done)
+    own = own_shards(source, rank, world)
+    with extractor.reader.reading(_workers(extractor, own, world)) as extractor.read_all:
+        for shard in own:
+            extractor.write(shard, report_within)
+            done += shard.samples
+            report(done)
     if rank == 0:
         written = _all_of(extractor, own_shards(source, 0, 1))
         write_dataset(extractor.out, written, _about(extractor, source, written))
+
+
+def _workers(extractor: Extractor, own: list[Shard], world: int) -> int:
+    """Processes that read: one per core of this process's share, where sketches of many pictures are to be drawn."""
+    if extractor.cfg.workers:
+        return extractor.cfg.workers
+    missing = sum(shard.samples for shard in own if extractor.finished(shard) is None)
+    much = "sketch" in extractor.cfg.conditions.image and missing >= MANY
+    return len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", world)) if much else 1
 
 
 def _all_of(extractor: Extractor, shards: list[Shard]) -> list[Shard]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
+from dataclasses import dataclass, field
 
+from pipeline.errors import DataError
 from pipeline.samples import SOUND_MEMBERS, Sample, decode_sound
 from stages.conditioning.sounds import Sound
 
@@ -24,3 +27,26 @@ def sound_of(sample: Sample) -> Sound | None:
     """The sound of a sample, decoded; None where it has none."""
     name = next((e for e in SOUND_MEMBERS if e in sample.members), None)
     return None if name is None else decode_sound(sample.members[name])
+
+
+@dataclass(frozen=True)
+class Said:
+    """The captions and the sound of one sample, where somebody listens to them."""
+
+    captions: list[str] = field(default_factory=list)
+    sound: Sound | None = None
+
+
+def say(sample: Sample, modalities: Container[str]) -> Said:
+    """What a sample says, of `text` and `audio` what is wanted.
+
+    Raises:
+        DataError: a caption is not UTF-8, or the sound does not decode or is not finite.
+    """
+    try:
+        captions = captions_of(sample) if "text" in modalities else []
+        return Said(captions, sound_of(sample) if "audio" in modalities else None)
+    except DataError:
+        raise
+    except Exception as error:  # hostile bytes: decoders raise nearly any type
+        raise DataError(f"caption or sound unreadable ({type(error).__name__}: {str(error)[:100]})") from error

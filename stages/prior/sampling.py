@@ -75,7 +75,12 @@ class Guidance:
 
     @classmethod
     def of(
-        cls, prior: Prior, conditions: Conditions, rows: int, settings: SampleSettings, negative: Conditions | None = None
+        cls,
+        prior: Prior,
+        conditions: Conditions,
+        rows: int,
+        settings: SampleSettings,
+        negative: Conditions | None = None,
     ) -> Guidance:
         """One copy without conditions (or with the negative ones), then one with all, or one per modality of a dict."""
         if isinstance(settings.guidance, dict):

@@ -118,7 +118,7 @@ def build_audio(cfg: TowerConfig, embedding: int, prepare: Any) -> Any:
     return ASTForAudioClassification(
         ASTConfig(
             **_sizes(cfg), num_labels=embedding, patch_size=AUDIO_PATCH, frequency_stride=AUDIO_PATCH,
-            time_stride=AUDIO_PATCH // 2, max_length=prepare.max_length, num_mel_bins=prepare.num_mel_bins,
+            time_stride=AUDIO_PATCH, max_length=prepare.max_length, num_mel_bins=prepare.num_mel_bins,
         )
     )  # fmt: skip
 
