@@ -54,7 +54,7 @@ class Painter:
         device: torch.device,
         align: Sequence[Path] = (),
     ) -> None:
-        self.autoencoder, self.prior, self.device, self._align = autoencoder, prior, device, align
+        self.autoencoder, self.prior, self.device, self.align = autoencoder, prior, device, align
         self.classes: list[str] = list(about["classes"])
         self.image_size: int = about["image_size"]
         self.listens: list[str] = sorted(prior.arguments["conditions"])
@@ -163,7 +163,7 @@ class Painter:
     @cached_property
     def reader(self) -> Reader:
         """What turns asks into conditions; loads the run's encoders when first asked."""
-        encoders = encoders_of(self.about, self._align, self.device)
+        encoders = encoders_of(self.about, self.align, self.device)
         return Reader(self.autoencoder, self.image_size, self.classes, self.about, encoders, self.device)
 
     def number_of(self, cls: int | str | None) -> int:

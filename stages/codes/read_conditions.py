@@ -43,6 +43,8 @@ class ConditionDecode:
     grids: tuple[tuple[int, int], ...]
     hears: AudioEncoder | None = None
     """Live: prepares sounds."""
+    kind: str = ""
+    """The kind of source picture to read; any where empty."""
 
     def __call__(self, sample: Sample, draw: Draw, view: int, *, any_of: bool) -> dict[str, Any]:
         """`view`: which view of the picture was taken; `any_of`: draw a caption and a kind of source."""
@@ -87,7 +89,8 @@ class ConditionDecode:
         return {"audio": tokens, "audio_pooled": pooled, "audio_count": count}
 
     def _source(self, sample: Sample, draw: Draw, view: int, any_of: bool) -> dict[str, Any]:
-        kinds = [kind for kind in self.about["image"]["kinds"] if f"{kind}.level0.npy" in sample.members]
+        wanted = [self.kind] if self.kind else self.about["image"]["kinds"]
+        kinds = [kind for kind in wanted if f"{kind}.level0.npy" in sample.members]
         if not kinds:
             empty = {f"source{i}": np.zeros(h * w, np.int32) for i, (h, w) in enumerate(self.grids)}
             return {**empty, "has_source": 0}

@@ -13,6 +13,8 @@ class EvaluationConfig:
 
     samples: int = 1000
     """Pictures in each of the three sets: real reference, real held out, painted. Half of val where val is smaller."""
+    obedience: int = 400
+    """Samples of val that are asked for by each condition alone."""
     reconstructions: int = 1000
     """Pictures of val that are reconstructed."""
     probe_steps: int = 1200
@@ -23,6 +25,6 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "reconstructions", "probe_steps", "neighbours"):
+        for name in ("samples", "obedience", "reconstructions", "probe_steps", "neighbours"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} must be at least 1; got {getattr(self, name)}.")

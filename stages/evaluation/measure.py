@@ -20,6 +20,7 @@ from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass
 from pipeline.tracking import Tracker
 from stages.evaluation.config import EvaluationConfig
+from stages.evaluation.obedience import obedience_figures, read_asked
 from stages.evaluation.pictures import LabelledDecode, find_values, labels_of
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, get_probe, stack_labels
@@ -48,6 +49,7 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
     """Fill the stage folder; the figures. Stages the recipe has not are left out."""
     out.mkdir(parents=True, exist_ok=True)
     tracker = Tracker.start(out, cfg.tracking, "evaluation", plain(cfg), inputs=inputs)
+    tracker.cut_back(-1)  # of a run that was killed at its end
     shards = open_shards(inputs["shards"])
     model, about = load_autoencoder(inputs["vqvae"])
     size = int(about["image_size"])
@@ -66,6 +68,11 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
         painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name, device="cpu")
         results["samples"] = sample_figures(cfg, painter, real, probe)
         pictures["samples"] = class_grid(painter)
+        if set(painter.listens) - {"class"}:
+            split, n = results["split"], min(cfg.obedience, len(real.images) // 2)
+            asked = read_asked(painter, inputs["codes"], probe.values if probe is not None else {}, n, split)
+            results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
+            pictures |= shown
     write_json(out / "results.json", results)
     tracker.images(pictures, 0)
     tracker.log(_flat(results), 0)

@@ -1,0 +1,167 @@
+"""Does what is painted obey? Every condition of val alone, judged by probes where the data has attributes.
+
+A caption is held to the attributes whose value it names, word for word; a sound and a source picture to all of them,
+always beside what the true pictures reach.
+
+Shapes: n samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.shards import read_pass
+from stages.codes.read import CodesDecode, open_codes
+from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
+from stages.conditioning.condition import Conditions, stack_rows
+from stages.conditioning.said import captions_of
+from stages.evaluation.config import EvaluationConfig
+from stages.evaluation.pictures import attributes_of
+from stages.evaluation.probe_model import Probe
+from stages.evaluation.probes import accuracies, answers, features
+from stages.generate import Painter
+from stages.images import picture_to_tensor, rows_of_pictures
+from stages.metrics import edge_f1, luma, luma_psnr, precision_recall_density_coverage
+
+BATCH = 64
+FIRST_SEED = 2_000_000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Samples of val as they are asked for: conditions by mode, captions, and attributes as the probe numbers them.
+
+    A mode is a condition alone; an image is one mode per kind of source picture (grey, sketch, source).
+    """
+
+    modes: dict[str, Conditions]
+    captions: list[str]
+    attributes: dict[str, Tensor]
+
+
+class AskedDecode:
+    """Codes, conditions, the first caption and the attributes of a sample."""
+
+    def __init__(self, codes: CodesDecode, values: Mapping[str, list[str]]) -> None:
+        self.codes, self.values = codes, values
+
+    def __call__(self, sample: Any, draw: Any) -> dict[str, Any]:
+        said = attributes_of(sample)
+        numbers = {
+            f"attribute/{name}": values.index(said[name]) if said.get(name) in values else -1
+            for name, values in self.values.items()
+        }
+        return {**self.codes(sample, draw), **numbers, "first": next(iter(captions_of(sample)), "")}
+
+
+def read_asked(painter: Painter, codes_folder: Path, values: Mapping[str, list[str]], n: int, split: str) -> Asked:
+    """The first n samples of a split, with everything the painter listens to."""
+    codes = open_codes(codes_folder)
+    about = {name: one for name, one in codes.conditions.items() if name in painter.listens}
+    live = encoders_of(about, painter.align, painter.device, only_live=True)
+    told = ConditionDecode(about, tuple(codes.grids), live.get("audio")) if about else None
+    modes: dict[str, Conditions] = {}
+    captions: list[str] = []
+    numbers: list[dict[str, Tensor]] = []
+    for kind in about.get("image", {}).get("kinds", [""]):
+        decode = AskedDecode(CodesDecode(len(codes.grids), told=told and replace(told, kind=kind)), values)
+        batches = list(read_pass(codes.shards.split(split), decode, batch_size=256, limit=n))
+        moved = [{k: v.to(painter.device) if isinstance(v, Tensor) else v for k, v in b.items()} for b in batches]
+        rows = [conditions_of(batch, painter.listens, len(codes.classes), live) for batch in moved]
+        for name in painter.listens:
+            mode = kind if name == "image" else name
+            modes[mode] = {name: stack_rows([row[name] for row in rows])}
+        captions = [text for batch in batches for text in batch["first"]]
+        numbers = [{name: batch[f"attribute/{name}"] for name in values} for batch in batches]
+    return Asked(modes, captions, {name: torch.cat([one[name] for one in numbers]) for name in values})
+
+
+def obedience_figures(
+    cfg: EvaluationConfig, painter: Painter, asked: Asked, real: Tensor, probe: Probe | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Figures per mode, and one picture: the true pictures, and under each what every mode paints of the same sample.
+
+    Args:
+        real: uint8 (2 n, 3, h, w): the true pictures of what is asked, then n others as the held-out ceiling.
+    """
+    figures: dict[str, Any] = {}
+    n = len(asked.captions)
+    shown = [_shown(real)]
+    for mode, alone in asked.modes.items():
+        (condition,) = alone.values()
+        here = condition.present().cpu()
+        if not bool(here.any()):
+            continue
+        painted = torch.from_numpy(painter.paint_conditions(alone, torch.arange(n) + FIRST_SEED)).permute(0, 3, 1, 2)
+        found: dict[str, Any] = {"n": int(here.sum())}
+        if probe is not None:
+            named = {"text": _named(asked, probe.values), "class": _only(asked, "class")}.get(mode, asked.attributes)
+            found |= _judged(cfg, probe, painted, real, {k: torch.where(here, v, -1) for k, v in named.items()})
+        if "image" in alone:
+            found |= _near_source(painted, real[:n])
+        figures[mode] = found
+        shown.append(_shown(painted))
+    return figures, {f"asked_by_{'_'.join(figures)}": rows_of_pictures(*shown)}
+
+
+def _judged(
+    cfg: EvaluationConfig, probe: Probe, painted: Tensor, real: Tensor, held_to: dict[str, Tensor]
+) -> dict[str, Any]:
+    n = len(painted)
+    found: dict[str, Any] = {
+        "obeyed": accuracies(answers(probe, painted), held_to),
+        "obeyed_by_real": accuracies(answers(probe, real[:n]), held_to),
+    }
+    if len(real) >= 2 * n:
+        truth, other, ours = (features(probe.features, some) for some in (real[:n], real[n : 2 * n], painted))
+        k = min(cfg.neighbours, n - 1)
+        ceiling = precision_recall_density_coverage(truth, other, k)["coverage"]
+        found["coverage"] = precision_recall_density_coverage(truth, ours, k)["coverage"]
+        found["coverage_of_ceiling"] = found["coverage"] / max(ceiling, 1e-9)
+    return found
+
+
+def _only(asked: Asked, name: str) -> dict[str, Tensor]:
+    return {key: numbers for key, numbers in asked.attributes.items() if key == name}
+
+
+def _named(asked: Asked, values: Mapping[str, list[str]]) -> dict[str, Tensor]:
+    """The attributes a caption names: the value stands in it as a word of its own."""
+    held: dict[str, Tensor] = {}
+    for name, numbers in asked.attributes.items():
+        said = [
+            number >= 0 and re.search(rf"\b{re.escape(values[name][number])}\b", caption.lower()) is not None
+            for number, caption in zip(numbers.tolist(), asked.captions, strict=True)
+        ]
+        held[name] = torch.where(torch.tensor(said), numbers, -1)
+    return held
+
+
+def _near_source(painted: Tensor, real: Tensor) -> dict[str, float]:
+    """How near the painted pictures stay to the light and the edges of the pictures their sources were made of."""
+    a, b = picture_to_tensor(painted), picture_to_tensor(real)
+    return {
+        "luma_psnr": float(luma_psnr(a, b).mean()),
+        "edge_f1": float(edge_f1(edges(a), edges(b)).mean()),
+    }
+
+
+def edges(images: Tensor) -> Tensor:
+    """Where brightness changes most: bool (n, h, w), the steepest tenth of each picture."""
+    grey = luma(images)[:, 0]
+    steep = torch.zeros_like(grey)
+    steep[:, 1:-1, 1:-1] = (grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]) ** 2 + (grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]) ** 2
+    limit = steep.flatten(1).quantile(0.9, dim=1)
+    return steep > limit[:, None, None]
+
+
+def _shown(images: Tensor, count: int = 10) -> np.ndarray:
+    return images[:count].permute(0, 2, 3, 1).numpy()
