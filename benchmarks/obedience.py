@@ -260,9 +260,7 @@ def coverage(judge: Judge) -> dict[str, Any]:
     rng, said = numpy_rng("benchmark coverage"), [sentences(scene, "english") for scene in first]
     modes: dict[str, list[Ask]] = {
         "class": [Ask(cls=s.species) for s in first],
-        "text": [
-            Ask(text=words[int(rng.integers(len(words)))][0]) for s in first if (words := sentences(s, "english"))
-        ],
+        "text": [Ask(text=words[int(rng.integers(len(words)))][0]) for words in said],
         "audio": [Ask(audio=(call(s)[None], RATE)) for s in first],
         "grey": [Ask(image=picture, as_="grey") for picture in pictures],
         "sketch": [Ask(image=picture, as_="sketch") for picture in pictures],

@@ -23,6 +23,7 @@ from stages.ask import guess_look
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.generate import Painter
+from stages.perceptual import Perceptual
 from tests import tiny_encoders
 
 RECIPE = """
@@ -40,7 +41,13 @@ align:
   audio_seconds: 0.8
   data: {global_batch: 24}
   loop: {steps: 6}
-vqvae: {levels: [8, 4], codebook_sizes: [16, 32], channels: 16, data: {global_batch: 24}, loop: {steps: 6}}
+vqvae:
+  levels: [8, 4]
+  codebook_sizes: [16, 32]
+  channels: 16
+  loss: {perceptual: 0.1}
+  data: {global_batch: 24}
+  loop: {steps: 6, log_every: 2}
 codes: {variants: 2, conditions: {image: [grey, sketch]}}
 prior: {width: 32, depth: 2, heads: 2, drop_each: {class: 0.5, image: 0.5}, data: {global_batch: 24}, loop: {steps: 4}}
 """
@@ -74,6 +81,20 @@ def files(run: Path, tmp_path: Path) -> Iterator[Path]:
     mask[:, 16:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     yield tmp_path
+
+
+def test_the_image_tower_looks_on_while_the_autoencoder_learns(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "vqvae" / "metrics.jsonl").read_text().splitlines()]
+    seen = [line["train/perceptual"] for line in lines if "train/perceptual" in line]
+    assert len(seen) == 3
+    assert all(0 < value < 4 for value in seen)
+    eye = Perceptual(run / "align" / "model" / "clip")
+    images = torch.rand(2, 3, 32, 32).mul(2).sub(1).requires_grad_()
+    assert float(eye(images, images)) == 0
+    eye(images, images.detach().flip(3)).backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    with pytest.raises(ConfigError, match=r"no vision model at .*nowhere"):
+        Perceptual(run / "nowhere")
 
 
 def test_the_codes_hold_unmasked_tokens_of_every_caption_and_the_sources(run: Path) -> None:

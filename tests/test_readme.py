@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from data_prep import shard
 from data_prep.config import ShardsConfig
+from launchers.cli import build_parser
+from launchers.commands.sample import rows_of
 from launchers.stages import STAGES
 from pipeline.config import check, load_recipe
 from tests import spawn
@@ -40,6 +43,22 @@ def test_the_recipe_for_ones_own_photos_is_one(tmp_path: Path) -> None:
     configs = check(load_recipe(tmp_path / "photos.yaml"), STAGES)
 
     assert list(configs) == ["shards", "vqvae", "codes", "prior", "evaluation"]
+
+
+def test_the_recipe_for_captions_and_sounds_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"cat > sounds.yaml <<'YAML'\n(.*?)YAML\n", README, re.DOTALL)
+    (tmp_path / "sounds.yaml").write_text(text)
+
+    configs = check(load_recipe(tmp_path / "sounds.yaml"), STAGES)
+
+    assert list(configs) == ["shards", "align", "vqvae", "codes", "prior", "evaluation"]
+
+
+def test_the_lines_that_paint_are_lines_of_the_command() -> None:
+    lines = re.findall(r"^tessera (sample RUN [^\n]*?)(?: {4}.*)?$", README, re.MULTILINE)
+    assert len(lines) >= 6
+    for line in lines:
+        assert rows_of(build_parser().parse_args(shlex.split(line))), line
 
 
 def test_the_accelerate_lines_name_processes_their_recipe_can_take() -> None:

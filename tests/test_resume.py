@@ -21,7 +21,17 @@ from tests import spawn
 RECIPE = """
 seed: 5
 tracking: {mode: disabled}
-shards: {source: birds, size: 32, count: 160, val: 0.2, shard_samples: 40, with_sounds: false, workers: 1}
+shards: {source: birds, size: 32, count: 160, val: 0.2, shard_samples: 40, workers: 1}
+align:
+  image_side: 32
+  embedding: 32
+  text: {width: 32, layers: 1}
+  image: {width: 32, layers: 1}
+  audio: {width: 32, layers: 1}
+  vocabulary: 700
+  audio_seconds: 0.5
+  data: {global_batch: 12}
+  loop: {steps: 14, log_every: 1, eval_every: 6, paint_every: 14, save_every: 4}
 vqvae:
   levels: [8, 4]
   codebook_sizes: [16, 32]
@@ -30,8 +40,9 @@ vqvae:
   loss: {adversarial: 0.1, adversarial_start: 0.3, adversarial_ramp: 0.2}
   data: {global_batch: 12}
   loop: {steps: 14, log_every: 1, eval_every: 6, paint_every: 14, save_every: 4}
-codes: {}
+codes: {variants: 2, conditions: {image: [grey, sketch]}}
 prior:
+  drop_each: {class: 0.5, text: 0.3, audio: 0.5, image: 0.5}
   width: 32
   depth: 2
   heads: 2
@@ -57,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(made: Path, name: str, stage: str, world: int, extra: tuple[str, ...]) -> list[subprocess.Popen[str]]:
     """Start one stage of a run that uses the inputs already made."""
     base = made / "base" / "toy"
-    values = json.dumps({need: str(base / need) for need in ("shards", "vqvae", "codes") if need != stage})
+    values = json.dumps({need: str(base / need) for need in ("shards", "align", "vqvae", "codes") if need != stage})
     recipe = made / f"{name}.yaml"
     sections = RECIPE.splitlines()
     kept, keep = [], True
@@ -101,22 +112,23 @@ def check(made: Path, stage: str, world: int, extra: tuple[str, ...] = ()) -> No
     assert last_manifest(made, f"killed-{label}", stage) == last_manifest(made, f"whole-{label}", stage)
 
 
-@pytest.mark.parametrize("stage", ["vqvae", "prior"])
+@pytest.mark.parametrize("stage", ["align", "vqvae", "prior"])
 def test_a_killed_stage_ends_in_the_same_bits(made: Path, stage: str) -> None:
     check(made, stage, world=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("stage", ["vqvae", "prior"])
+@pytest.mark.parametrize("stage", ["align", "vqvae", "prior"])
 def test_killed_ranks_end_in_the_same_bits(made: Path, stage: str, world: int) -> None:
     check(made, stage, world=world)
 
 
 @pytest.mark.slow
-def test_a_killed_stage_under_zero_ends_in_the_same_bits(made: Path) -> None:
+@pytest.mark.parametrize("stage", ["align", "prior"])
+def test_a_killed_stage_under_zero_ends_in_the_same_bits(made: Path, stage: str) -> None:
     pytest.importorskip("deepspeed")
-    check(made, "prior", world=2, extra=("prior.backend.zero_stage=2",))
+    check(made, stage, world=2, extra=(f"{stage}.backend.zero_stage=2",))
 
 
 @pytest.mark.slow

@@ -61,6 +61,8 @@ class VQVAEConfig:
     """Share of the steps in which dead rows are drawn anew; after it codebooks only settle."""
     loss: LossSettings = field(default_factory=LossSettings)
     """Weights of the losses."""
+    perceptual: str = "auto"
+    """The vision model behind `loss.perceptual`: a folder or hub id, or `auto`: the image tower of `align`."""
     flip: bool = False
     """Mirror every second picture in training; wrong where captions say left or right."""
     discriminator_channels: int = 32

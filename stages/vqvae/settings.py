@@ -45,6 +45,8 @@ class LossSettings:
     """Nats per latent value (`gaussian`)."""
     top: float = 0.25
     """The same pixel losses for the picture decoded from level 0 alone; 0 switches it off."""
+    perceptual: float = 0.0
+    """Distance in the eyes of a frozen vision model (`vqvae.perceptual` names it); 0 for none."""
     adversarial: float = 0.0
     """Patch discriminator, once ramped in; 0 for none."""
     feature_matching: float = 2.0

@@ -14,7 +14,21 @@ def run(cfg: VQVAEConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     """Train on the split `train`, evaluate on `val`, leave `model/`; returns the figures on val."""
     from stages.vqvae.train import train_autoencoder
 
-    return train_autoencoder(cfg, inputs["shards"], out)
+    return train_autoencoder(cfg, inputs["shards"], out, inputs.get("align"))
+
+
+def needs(recipe: Recipe) -> tuple[str, ...]:
+    """The shards, and the encoders of `align` where they look on."""
+    return ("shards", *(["align"] if any(map(_looks_with_align, _sections(recipe))) else []))
+
+
+def _sections(recipe: Recipe) -> list[dict[str, Any]]:
+    return [section for name, section in recipe.sections.items() if name.partition("@")[0] == "vqvae"]
+
+
+def _looks_with_align(section: dict[str, Any]) -> bool:
+    loss = section.get("loss") or {}
+    return bool(loss.get("perceptual")) and section.get("perceptual", "auto") == "auto"
 
 
 def check(cfg: VQVAEConfig, recipe: Recipe) -> None:
@@ -27,7 +41,7 @@ def check(cfg: VQVAEConfig, recipe: Recipe) -> None:
 STAGE = Stage(
     name="vqvae",
     config=VQVAEConfig,
-    needs=lambda recipe: ("shards",),
+    needs=needs,
     makes=("model",),
     run=run,
     distributed=True,

@@ -43,6 +43,7 @@ class AutoencoderTask:
         *,
         val: list[Shard],
         image_size: int,
+        eye: nn.Module | None = None,
     ) -> None:
         self.cfg, self.backend, self.val, self.image_size = cfg, backend, val, image_size
         self.steps = cfg.loop.steps
@@ -57,6 +58,7 @@ class AutoencoderTask:
             adam = replace(cfg.optimizer, kind="adamw")  # a critic that learns faster than its painter ends the game
             self.critic = backend.player("discriminator", discriminator, adam, total_steps=self.steps, ema=False)
             self.players["discriminator"] = self.critic
+        self.eye = eye.to(backend.device) if eye is not None else None
         self.figures: dict[str, float] = {}
         """What the last evaluation found."""
         self._painted: Tensor | None = None
@@ -139,6 +141,10 @@ class AutoencoderTask:
         loss = pixel_loss(output.images, images, **scale)
         mse = (output.images.detach().float() - images).square().mean()
         metrics = {"pixel_loss": loss.detach(), "psnr": -10 * torch.log10(mse / 4)}
+        if self.eye is not None:
+            seen = self.eye(output.images, images)
+            metrics["perceptual"] = seen.detach()
+            loss = loss + weights.perceptual * seen
         if output.top_images is not None:
             top = pixel_loss(output.top_images, images[:: self.top_every], **scale)
             metrics["top_loss"] = top.detach()

@@ -14,6 +14,7 @@ from pipeline.shards import open_batches
 from pipeline.tracking import Tracker
 from pipeline.train_loop import train
 from stages.images import train_decode
+from stages.perceptual import Perceptual
 from stages.vqvae.config import VQVAEConfig
 from stages.vqvae.discriminator import PatchDiscriminator
 from stages.vqvae.load import start_from
@@ -21,7 +22,7 @@ from stages.vqvae.model import Autoencoder
 from stages.vqvae.task import AutoencoderTask
 
 
-def train_autoencoder(cfg: VQVAEConfig, shards_folder: Path, out: Path) -> dict[str, Any]:
+def train_autoencoder(cfg: VQVAEConfig, shards_folder: Path, out: Path, align: Path | None = None) -> dict[str, Any]:
     """Train in the stage folder `out`; the figures on val, with image size, levels and codebook sizes."""
     shards = open_shards(shards_folder)
     size = image_size(cfg, shards)
@@ -33,7 +34,8 @@ def train_autoencoder(cfg: VQVAEConfig, shards_folder: Path, out: Path) -> dict[
     model = build(cfg)
     discriminator = PatchDiscriminator(cfg.discriminator_channels) if cfg.loss.adversarial else None
     val = shards.split("val") if "val" in shards.splits else []
-    task = AutoencoderTask(cfg, backend, model, discriminator, val=val, image_size=size)
+    eye = Perceptual(align / "model" / "clip" if align else cfg.perceptual) if cfg.loss.perceptual else None
+    task = AutoencoderTask(cfg, backend, model, discriminator, val=val, image_size=size, eye=eye)
     tracker = Tracker.start(out, cfg.tracking, "vqvae", plain(cfg), backend, inputs={"shards": shards_folder})
     global_batch = cfg.data.global_batch
     step = train(task, batches, cfg.loop, out=out, backend=backend, tracker=tracker, global_batch=global_batch)
