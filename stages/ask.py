@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +91,27 @@ class Reader:
     image_size: int
     classes: list[str]
     about: dict[str, dict[str, Any]]
-    encoders: dict[str, Any]
+    load: Callable[[str], Any]
+    """The encoder of a modality, loaded when it is first needed: a class needs none."""
     device: torch.device
+    _encoders: dict[str, Any] = field(default_factory=dict)
 
-    def conditions(self, asks: Sequence[Ask], listens: Sequence[str], seen: dict[str, str] | None = None) -> Conditions:
+    def encoder(self, name: str) -> Any:
+        """The run's encoder of `text` or `audio`."""
+        if name not in self._encoders:
+            self._encoders[name] = self.load(name)
+        return self._encoders[name]
+
+    def cut_off(self, text: str) -> str:
+        """The end of a text that its encoder does not take."""
+        return str(self.encoder("text").cut_off(text)) if "text" in self.about else ""
+
+    def conditions(self, asks: Sequence[Ask], listens: Sequence[str]) -> Conditions:
         """Conditions of one row per ask.
 
         Args:
             asks: what to paint.
             listens: the modalities the model was trained on.
-            seen: gets, under the text, what an encoder had to cut off.
 
         Raises:
             ConfigError: a condition this run was not trained on, an unknown class.
@@ -114,10 +125,8 @@ class Reader:
         makers = {"class": self._classes, "text": self._texts, "audio": self._sounds, "image": self._images}
         for ask in asks:
             for words in (ask.text, ask.negative):
-                if words and "text" in self.encoders and (lost := self.encoders["text"].cut_off(words)):
-                    log.warning("the text is longer than %d tokens; cut off: '%s'", self.encoders["text"].longest, lost)
-                    if seen is not None:
-                        seen[words] = lost
+                if words and (lost := self.cut_off(words)):
+                    log.warning("the text is longer than its encoder takes; cut off: '%s'", lost)
         return {name: makers[name](asks) for name in sorted(wanted)}
 
     def negatives(self, asks: Sequence[Ask], listens: Sequence[str]) -> Conditions:
@@ -133,7 +142,7 @@ class Reader:
         if ask.mask is None or ask.image is None:
             return None
         picture = read_picture(ask.image, self.image_size)
-        fresh = read_picture(ask.mask, self.image_size).mean(axis=2) >= 128
+        fresh = read_picture(_like(ask.mask, ask.image), self.image_size).mean(axis=2) >= 128
         if fresh.all() or not fresh.any():
             raise ConfigError(
                 "the mask is all white (nothing of the picture would stay) or all black (nothing would be painted): "
@@ -159,16 +168,16 @@ class Reader:
         return class_condition(labels, len(self.classes))
 
     def _texts(self, asks: Sequence[Ask]) -> Condition:
-        return self._some([ask.text for ask in asks], self.encoders["text"])
+        return self._some([ask.text for ask in asks], self.encoder("text"))
 
     def _sounds(self, asks: Sequence[Ask]) -> Condition:
         sounds = [None if ask.audio is None else read_sound(ask.audio) for ask in asks]
-        return self._some(sounds, self.encoders["audio"])
+        return self._some(sounds, self.encoder("audio"))
 
     def _some(self, given: list[Any], encoder: Any) -> Condition:
         """Encode what is there; the other rows have no such condition."""
         rows = [i for i, one in enumerate(given) if one is not None]
-        found = encoder([given[i] for i in rows])
+        found: Condition = encoder([given[i] for i in rows])
         here = torch.tensor(rows, device=found.mask.device)
 
         def spread(x: Tensor) -> Tensor:
@@ -196,7 +205,8 @@ class Reader:
             raise ConfigError(
                 f"this run was not trained on a source taken as '{look}': it knows {', '.join(sorted(trained))}."
             )
-        return {"grey": grey, "sketch": as_sketch, "picture": lambda x: x}[look](pixels)
+        make = {"grey": grey, "sketch": as_sketch}.get(look)
+        return pixels if make is None else make(pixels)
 
 
 def guess_look(pixels: UInt8[np.ndarray, "h w 3"], kinds: Sequence[str]) -> str:
@@ -229,13 +239,7 @@ def read_picture(what: str | Path | np.ndarray, size: int) -> UInt8[np.ndarray, 
         ConfigError: no such file.
         DataError: it is no picture.
     """
-    if isinstance(what, np.ndarray):
-        pixels = what
-    else:
-        try:
-            pixels = decode_image(_file(what, "picture").read_bytes())
-        except DataError as error:
-            raise DataError(f"{what}: {error}") from error
+    pixels = _pixels(what)
     short = min(pixels.shape[:2])
     if short != size:  # the whole short side, not the crop's margin: what a user gives is what is meant
         scale = size / short
@@ -271,6 +275,21 @@ def read_sound(what: str | Path | Sound) -> Sound:
     except Exception as error:  # hostile bytes: decoders raise nearly any type
         reason = str(error).rpartition(">: ")[2][:120]
         raise DataError(f"{what} is no readable sound (wav, flac, ogg or mp3): {reason}") from error
+
+
+def _like(mask: str | Path | np.ndarray, picture: str | Path | np.ndarray) -> np.ndarray:
+    """The mask stretched to the picture's shape: both are then cut to the same square."""
+    height, width = _pixels(picture).shape[:2]
+    return np.asarray(Image.fromarray(_pixels(mask)).resize((width, height), Image.Resampling.NEAREST))
+
+
+def _pixels(what: str | Path | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    if isinstance(what, np.ndarray):
+        return what if what.ndim == 3 else np.repeat(what[:, :, None], 3, axis=2)
+    try:
+        return decode_image(_file(what, "picture").read_bytes())
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
 
 
 def _file(path: str | Path, kind: str) -> Path:

@@ -162,9 +162,12 @@ class Painter:
 
     @cached_property
     def reader(self) -> Reader:
-        """What turns asks into conditions; loads the run's encoders when first asked."""
-        encoders = encoders_of(self.about, self.align, self.device)
-        return Reader(self.autoencoder, self.image_size, self.classes, self.about, encoders, self.device)
+        """What turns asks into conditions; encoders are loaded when first needed."""
+
+        def load(name: str) -> Any:
+            return encoders_of({name: self.about[name]}, self.align, self.device)[name]
+
+        return Reader(self.autoencoder, self.image_size, self.classes, self.about, load, self.device)
 
     def number_of(self, cls: int | str | None) -> int:
         """A class's number; -1 for None; ConfigError lists the classes."""

@@ -35,16 +35,16 @@ class Perceptual(nn.Module):
 
     def __init__(self, where: str | Path) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPVisionModel
-        from transformers.utils import logging
+        import transformers
 
-        logging.disable_progress_bar()
+        library: Any = transformers
+        library.utils.logging.disable_progress_bar()
         safe: dict[str, Any] = {"trust_remote_code": False}
         try:
-            kind = AutoConfig.from_pretrained(str(where), **safe).model_type
-            architecture = CLIPVisionModel if kind.startswith("clip") else AutoModel
+            kind = library.AutoConfig.from_pretrained(str(where), **safe).model_type
+            architecture = library.CLIPVisionModel if kind.startswith("clip") else library.AutoModel
             model = architecture.from_pretrained(str(where), use_safetensors=True, dtype=torch.float32, **safe)
-            processor: Any = AutoImageProcessor.from_pretrained(str(where), use_fast=False, **safe)
+            processor = library.AutoImageProcessor.from_pretrained(str(where), use_fast=False, **safe)
             self.side = int(model.config.image_size)
         except (OSError, ValueError, ImportError, AttributeError) as error:
             first = str(error).strip().splitlines()[0][:160]

@@ -13,9 +13,12 @@ from jaxtyping import install_import_hook
 CHECKED = {
     "stages.vqvae": ("model", "encoder", "decoder", "bottleneck", "quantizer", "nearest", "fsq", "loss", "tiling"),
     "stages.prior": ("model", "fold", "transformer", "loss", "sampling", "order", "window"),
-    "stages.conditioning": ("condition", "mixer"),
+    "stages.conditioning": ("condition", "mixer", "source_codes", "sources"),
+    "stages.conditioning.align": ("loss",),
     "pipeline": ("muon",),
     "stages": ("metrics", "layers"),
 }
 # Must come before the first import of what it checks; users never pay for it.
 install_import_hook([f"{package}.{name}" for package, names in CHECKED.items() for name in names], "beartype.beartype")
+
+import stages  # noqa: E402, F401 - before any model of transformers, which imports torchaudio

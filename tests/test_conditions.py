@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from launchers.cli import main
 from pipeline.errors import ConfigError
@@ -22,6 +23,8 @@ from pipeline.shards import read_pass, read_samples
 from stages.ask import guess_look
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
+from stages.conditioning.audio_encoder import AudioEncoder
+from stages.conditioning.text_encoder import TextEncoder
 from stages.generate import Painter
 from stages.perceptual import Perceptual
 from tests import tiny_encoders
@@ -81,6 +84,11 @@ def files(run: Path, tmp_path: Path) -> Iterator[Path]:
     mask[:, 16:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     yield tmp_path
+
+
+def soundfile_of(path: Path) -> tuple[np.ndarray, int]:
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return samples.T, rate
 
 
 def test_the_image_tower_looks_on_while_the_autoencoder_learns(run: Path) -> None:
@@ -258,6 +266,23 @@ def test_a_users_own_encoder_runs_through_codes_prior_and_sample(run: Path, kind
     painter = Painter.load(files / "own", device="cpu")
     asked = {"text": "a red bird"} if name == "text" else {"audio": files / "call.flac"}
     assert painter(n=1, **asked)[0].size == (32, 32)
+
+
+def test_sounds_are_aligned_to_a_pretrained_clip_that_stays_as_it_is(run: Path, files: Path) -> None:
+    clip = tiny_encoders.clip(files / "clip")
+    tiny_encoders.image_processor(files / "clip")
+    (files / "pre.yaml").write_text(
+        f"tracking: {{mode: disabled}}\nuse: {{shards: {run / 'shards'}}}\nalign: {{pretrained: {clip}, "
+        "audio_seconds: 0.5, audio: {width: 32, layers: 1}, data: {global_batch: 12}, loop: {steps: 3}}\n"
+    )
+    assert main(["run", str(files / "pre.yaml"), "--runs", str(files)]) == 0
+    model = files / "pre" / "align" / "model"
+    kept, given = (load_file(folder / "model.safetensors") for folder in (model / "clip", clip))
+    for name, tensor in given.items():
+        if name != "logit_scale":
+            assert torch.equal(kept[name], tensor), name
+    assert TextEncoder.load(model / "clip")(["a red bird"]).pooled.shape == (1, 48)
+    assert AudioEncoder.load(model / "audio")([soundfile_of(files / "call.flac")]).present().all()
 
 
 def test_another_encoder_than_the_one_that_made_the_codes_is_refused(run: Path, files: Path) -> None:

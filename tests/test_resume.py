@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests import spawn
 
@@ -122,6 +124,20 @@ def test_a_killed_stage_ends_in_the_same_bits(made: Path, stage: str) -> None:
 @pytest.mark.parametrize("stage", ["align", "vqvae", "prior"])
 def test_killed_ranks_end_in_the_same_bits(made: Path, stage: str, world: int) -> None:
     check(made, stage, world=world)
+
+
+@pytest.mark.slow
+def test_align_learns_the_same_however_its_batch_is_cut(made: Path) -> None:
+    """Negatives and gradients are those of the whole global batch, over processes and micro-batches."""
+    once = ("align.loop.steps=3", "align.loop.eval_every=3", "align.loop.paint_every=3")
+    cuts = {"one": (1, ()), "two": (2, ()), "pieces": (1, ("align.data.micro_batch=3",))}
+    models = {}
+    for name, (world, extra) in cuts.items():
+        assert spawn.finish(train(made, f"cut-{name}", "align", world, (*once, *extra))) == [0] * world
+        models[name] = load_file(made / "runs" / f"cut-{name}" / "align" / "model" / "clip" / "model.safetensors")
+    for name in ("two", "pieces"):
+        for key, tensor in models["one"].items():
+            torch.testing.assert_close(models[name][key], tensor, atol=2e-4, rtol=2e-3, msg=f"{name}: {key}")
 
 
 @pytest.mark.slow

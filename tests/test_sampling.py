@@ -75,8 +75,8 @@ def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> No
         (2.5, l0 + 2.5 * (both - l0)),
         (1.0, both),
         ({"class": 2.0, "text": 3.0}, l0 + 2 * (by_class - l0) + 3 * (by_text - l0)),
-        ({"text": 0.5}, l0 + 0.5 * (by_text - l0)),
-        ({"text": 1.0}, by_text),
+        ({"text": 0.5}, by_class + 0.5 * (by_text - l0)),  # what is not named has weight 1
+        ({"text": 1.0, "image": 4.0}, by_class + by_text - l0),  # what is not asked for has none
     ):
         guided = Guidance.of(prior, conditions, 3, SampleSettings(guidance=guidance))
         logits = guided.combine(prior.hidden_logits(guided.spread(make_codes(3)), guided.guide))
@@ -84,8 +84,6 @@ def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> No
     ramped = Guidance.of(prior, conditions, 3, SampleSettings(guidance=3.0))
     first = ramped.combine(prior.hidden_logits(ramped.spread(make_codes(3)), ramped.guide), strength=0.5)
     assert torch.allclose(first, l0 + 2.0 * (both - l0), atol=1e-4)
-    with pytest.raises(ValueError, match="audio"):
-        Guidance.of(prior, conditions, 3, SampleSettings(guidance={"audio": 2.0}))
 
 
 def test_a_row_without_the_condition_is_guided_by_nothing() -> None:

@@ -14,6 +14,7 @@ from transformers import (
     ClapAudioModelWithProjection,
     ClapFeatureExtractor,
     CLIPConfig,
+    CLIPImageProcessorPil,
     CLIPModel,
     HubertConfig,
     HubertModel,
@@ -46,6 +47,12 @@ def clip(folder: Path, longest: int = 24) -> Path:
     }  # fmt: skip
     vision = sizes | {"image_size": 32, "patch_size": 8, "projection_dim": 48}
     return save(folder, CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=48)), tokenizer)
+
+
+def image_processor(folder: Path) -> None:
+    """Of the tiny CLIP's vision tower."""
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square).save_pretrained(str(folder))
 
 
 def t5(folder: Path) -> Path:

@@ -126,6 +126,9 @@ def _row(line: str, place: str) -> dict[str, Any]:
         raise ConfigError(f"{place} is no JSON object ({error}).") from error
     if unknown := [key for key in values if key not in KEYS]:
         raise ConfigError(f"{place}: unknown key '{unknown[0]}'.{did_you_mean(unknown[0], KEYS)}")
+    for key, value in values.items():
+        if not isinstance(value, str | None) and not (key == "class" and type(value) is int):
+            raise ConfigError(f"{place}: '{key}' must be text; got {json.dumps(value)[:60]}.")
     return {RENAMED.get(key, key): value for key, value in values.items()}
 
 
@@ -179,7 +182,7 @@ def _asked(
             row["class"] = {"number": row.pop("cls"), "name": painter.classes[ask.cls]}  # type: ignore[index]
         if "as_" in row:
             row["as"] = row.pop("as_")
-        if ask.text and "text" in painter.about and (lost := painter.reader.encoders["text"].cut_off(ask.text)):
+        if ask.text and (lost := painter.reader.cut_off(ask.text)):
             row["text_cut_off"] = lost
         rows.append(row)
     return {

@@ -8,6 +8,7 @@ Shapes: c captions of a sample, t tokens, d width.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.samples import SOUND_MEMBERS, Sample, encode_npy
 from stages.codes.config import ConditionsConfig
 from stages.conditioning.audio_encoder import AudioEncoder
@@ -23,6 +25,11 @@ from stages.conditioning.said import Said
 from stages.conditioning.text_encoder import TextEncoder
 
 ALIGN = "align"
+UNHEARD = (
+    "the shards hold %s, and no prior will listen to it. Add a section 'align: {}', or name an encoder:  "
+    "codes.conditions.%s=DIR"
+)
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,6 +51,10 @@ class ConditionEncoders:
         for name, wanted in (("text", cfg.text), ("audio", cfg.audio)):
             own = align / "model" / folders[name] if align is not None else None
             where = (str(own) if own is not None and own.is_dir() else "none") if wanted == "auto" else wanted
+            if name not in modalities and wanted not in ("auto", "none"):
+                raise ConfigError(f"codes.conditions.{name}={wanted}, but the shards hold no {name}: leave it out.")
+            if where == "none" and wanted == "auto" and name in modalities:
+                log.warning(UNHEARD, name, name)
             if where == "none" or name not in modalities:
                 continue
             kind: Any = TextEncoder if name == "text" else AudioEncoder

@@ -72,11 +72,11 @@ class Extractor:
         mine = {
             "tokenizer": self.tokenizer, "variants": self.cfg.variants, "flips": self.flips,
             "latents": self.cfg.latents, "image_size": self.image_size, "sources": list(self.cfg.conditions.image),
-            "encoders": {name: f"{one['fingerprint'][:12]}, {one['cache']}" for name, one in self.said.items()},
         }  # fmt: skip
+        mine |= {f"{name} encoder": f"{one['fingerprint'][:12]} {one['cache']}" for name, one in self.said.items()}
         path = self.out / SETTINGS
         before = read_json(path)
-        changed = [f"{k}: {str(before[k])[:12]} -> {str(v)[:12]}" for k, v in mine.items() if before.get(k, v) != v]
+        changed = [f"{k}: {str(before[k])[:20]} -> {str(v)[:20]}" for k, v in mine.items() if before.get(k, v) != v]
         if changed:
             raise ConfigError(
                 f"{self.out} holds codes made with another {'; '.join(changed)}.\nMake them again with --redo codes."

@@ -132,7 +132,8 @@ def encoders_of(about: About, align: Iterable[Path], device: torch.device, *, on
             what = "another model than" if loaded else "not where the run expects"
             raise ConfigError(
                 f"the {name} encoder '{one['encoder']}' is {what} the one these codes were made with "
-                f"({one['fingerprint'][:12]}).\nPut that one back, or make the codes again with --redo codes."
+                f"({one['fingerprint'][:12]}).\nPut that one back (use: {{align: DIR}} names another run's), or make "
+                "the codes again with --redo codes."
             )
         found[name] = right[0]
     return found
@@ -155,7 +156,7 @@ def conditions_of(batch: dict[str, Any], modalities: Iterable[str], num_classes:
         else:
             prefix = "sound."
             heard = {k.removeprefix(prefix): v for k, v in batch.items() if k.startswith(prefix)}
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(batch["has_sound"].device.type, enabled=False):
                 condition = live["audio"].encode(heard)
             here = batch["has_sound"].bool()
             found[name] = Condition(condition.tokens, condition.pooled, condition.mask & here[:, None])
@@ -164,7 +165,9 @@ def conditions_of(batch: dict[str, Any], modalities: Iterable[str], num_classes:
 
 def text_condition(captions: list[str], encoder: TextEncoder) -> Condition:
     """Captions as a condition; an empty one is a row without text."""
-    condition = encoder([caption or "-" for caption in captions])
+    device = next(encoder.parameters()).device
+    with torch.autocast(device.type, enabled=False):  # as they were made for the shards, and are for a painter
+        condition = encoder([caption or "-" for caption in captions])
     here = torch.tensor([bool(caption) for caption in captions], device=condition.mask.device)
     return Condition(condition.tokens, condition.pooled, condition.mask & here[:, None])
 
@@ -173,9 +176,10 @@ def check_listened(wanted: Iterable[str], about: list[str]) -> list[str]:
     """The modalities a model listens to: those wanted, `auto` for all; ConfigError where the codes hold them not."""
     names = list(wanted)
     chosen = about if "auto" in names else names
-    if missing := [name for name in chosen if name not in about and name != "class"]:
+    if missing := [name for name in chosen if name not in about]:
         raise ConfigError(
-            f"the codes hold no {missing[0]}: they hold {', '.join(about) or 'no condition'}. Name an encoder, as in  "
+            f"the codes hold no {missing[0]}: they hold {', '.join(about) or 'no condition'}. Take it out of "
+            "prior.conditions, or (class: label the data) name an encoder, as in  "
             "codes.conditions.text=DIR  or a section 'align' (image: codes.conditions.image=[grey]), and --redo codes."
         )
     return [name for name in chosen if name in about]

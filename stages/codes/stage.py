@@ -25,9 +25,9 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     source = open_shards(inputs["shards"])
     model, about = _tokenizer(inputs["vqvae"])
-    flips = "text" not in source.info.get("modalities", []) if cfg.flips == "auto" else bool(cfg.flips)
+    modalities = source.info.get("modalities", ["text", "audio", "source"])  # of shards made by others: whatever comes
+    flips = "text" not in modalities if cfg.flips == "auto" else bool(cfg.flips)
     device = next(model.parameters()).device
-    modalities = source.info.get("modalities", ["text", "audio"])
     encoders = ConditionEncoders.load(cfg.conditions, modalities, inputs.get("align"), device)
     extractor = Extractor(model, about["image_size"], cfg, flips, out, fingerprint(inputs["vqvae"]), encoders)
     total = sum(shard.samples for shard in own_shards(source, rank, world))

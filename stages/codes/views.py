@@ -9,9 +9,12 @@ Shapes: v views, s side of a view, h w height and width of a picture.
 from __future__ import annotations
 
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from jaxtyping import UInt8
@@ -92,5 +95,19 @@ class SampleReader:
         if workers < 2:
             yield lambda samples: map(self, samples)
             return
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            yield lambda samples: pool.imap(self, samples, chunksize=AT_ONCE)
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            yield lambda samples: self._ahead(pool, samples, 2 * workers)
+
+    def _ahead(self, pool: Executor, samples: Iterable[Sample], chunks: int) -> Iterator[Read]:
+        """At most so many chunks are read before they are asked for: pictures take memory."""
+        samples = iter(samples)
+        pending: deque[Future[list[Read]]] = deque()
+        while True:
+            while len(pending) < chunks and (chunk := list(islice(samples, AT_ONCE))):
+                pending.append(pool.submit(self._read, chunk))
+            if not pending:
+                return
+            yield from pending.popleft().result()
+
+    def _read(self, chunk: list[Sample]) -> list[Read]:
+        return [self(sample) for sample in chunk]

@@ -32,6 +32,13 @@ from stages.conditioning.sounds import Sound, padded, window
 
 LOG_MEL = "log-mel"
 SPEECH = ("wav2vec2", "hubert", "wavlm")
+SHORTEST = 400
+"""Samples a sound is padded to: a frame of Kaldi's features."""
+DECIDING = (
+    "sampling_rate", "feature_size", "num_mel_bins", "max_length", "mean", "std", "do_normalize", "hop_length",
+    "fft_window_size", "frequency_min", "frequency_max", "top_db", "return_attention_mask", "padding_value",
+)  # fmt: skip
+"""What of a feature extractor decides its output."""
 SPEECH_SECONDS = 10.0
 """Window of an encoder that sets none itself."""
 
@@ -66,8 +73,9 @@ class AudioEncoder(nn.Module):
         """From a folder, a hub id or the name `log-mel`; ConfigError where there is none, or one of another kind."""
         if str(where) == LOG_MEL:
             return cls(LOG_MEL, LOG_MEL, LogMel(), None).to(device)
-        import transformers
+        import transformers as library
 
+        transformers: Any = library
         kind, _ = model_type(where, "audio")
         prepare = load(transformers.AutoFeatureExtractor, where, "audio")
         if kind in ("clap", "clap_audio_model"):
@@ -85,9 +93,10 @@ class AudioEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Of everything that decides the output."""
-        prepared = self.prepare.to_dict() if self.prepare is not None else {}
-        numbers = {k: v for k, v in prepared.items() if isinstance(v, int | float | str | bool)}
-        return fingerprint_of(self.model, self.family, self.seconds, numbers)
+        if self.family == LOG_MEL:  # its filters are computed: another machine's last bits may differ
+            return fingerprint_of(nn.Module(), LOG_MEL, LogMel.rate, LogMel.seconds, LogMel.bands)
+        prepared = {name: getattr(self.prepare, name, None) for name in DECIDING}
+        return fingerprint_of(self.model, self.family, self.seconds, prepared)
 
     @torch.no_grad()
     def forward(self, sounds: Sequence[Sound]) -> Condition:
@@ -100,11 +109,16 @@ class AudioEncoder(nn.Module):
         Raises:
             ValueError: a sound is empty or not finite.
         """
-        windows = [window(sound, self.rate, self.seconds) for sound in sounds]
+        windows = [padded(window(sound, self.rate, self.seconds), SHORTEST) for sound in sounds]
         count = round(self.seconds * self.rate)
         if self.family == "clap":
+            config: Any = self.model.config
             found = self.prepare(
-                windows, sampling_rate=self.rate, truncation="rand_trunc", padding="repeatpad", return_tensors="pt"
+                windows,
+                sampling_rate=self.rate,
+                truncation="fusion" if config.enable_fusion else "rand_trunc",
+                padding="repeatpad",
+                return_tensors="pt",
             )
             return {"values": found["input_features"].float()}
         if self.family == "ast":
@@ -130,7 +144,8 @@ class AudioEncoder(nn.Module):
         return self._speech(values, samples)
 
     def _clap(self, values: Tensor) -> Condition:
-        output = self.model(input_features=values)
+        longer = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)  # the window is never cut again
+        output = self.model(input_features=values, is_longer=longer)
         tokens = _few(rearrange(output.last_hidden_state, "b d f t -> b f t d"))
         return self._condition(tokens, output.audio_embeds)
 

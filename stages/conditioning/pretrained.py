@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 
 SAFE = {"trust_remote_code": False}
+UNUSED = ("pooler.", "masked_spec_embed", "position_ids", "logit_scale")
+"""Weights a checkpoint may lack: nothing asked of the model here depends on them."""
 FEW_TOKENS = 32
 """Most tokens an audio encoder passes on."""
 
@@ -37,28 +39,48 @@ def model_type(where: str | Path, kind: str) -> tuple[str, list[str]]:
     return str(config.model_type), list(getattr(config, "architectures", None) or [])
 
 
-def load(cls: Any, where: str | Path, kind: str, **options: Any) -> Any:
-    """`cls.from_pretrained(where)`; ConfigError says what to give instead where it fails."""
+def quiet() -> None:
+    """No progress bars of transformers: loading a model is one of many things a stage does."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    switch: Any = logging.disable_progress_bar
+    switch()
+
+
+def load(cls: Any, where: str | Path, kind: str, **options: Any) -> Any:
+    """`cls.from_pretrained(where)`; ConfigError says what to give instead where it fails."""
+    quiet()
     try:
         return cls.from_pretrained(str(where), **SAFE, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # a damaged file raises nearly any type
         first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        local = Path(str(where)).is_dir()
-        hint = (
-            f"The folder must hold what `save_pretrained` of a {kind} model and its processor writes."
-            if local
-            else "Without network, or with HF_HUB_OFFLINE set, give a local folder with the model instead of a hub id."
-        )
-        raise ConfigError(f"no {kind} encoder at '{where}': {first}\n{hint}") from error
+        raise ConfigError(f"no {kind} encoder at '{where}': {first}\n{_hint(where, kind, str(error))}") from error
+
+
+def _hint(where: str | Path, kind: str, said: str) -> str:
+    if "sentencepiece" in said.lower():
+        return "Its tokenizer needs one more package:  pip install sentencepiece"
+    if Path(str(where)).is_dir() or "safetensors" in said:
+        return f"It must hold what `save_pretrained` of a {kind} model and its processor writes, as safetensors."
+    return "Without network, or with HF_HUB_OFFLINE set, give a local folder with the model instead of a hub id."
 
 
 def load_weights(cls: Any, where: str | Path, kind: str) -> nn.Module:
-    """A frozen model in eval mode, fp32, from safetensors alone."""
-    model: nn.Module = load(cls, where, kind, use_safetensors=True, dtype=torch.float32)
-    return model.eval().requires_grad_(False)
+    """A frozen model in eval mode, fp32, from safetensors alone.
+
+    Raises:
+        ConfigError: nothing to load, or weights are missing that its output depends on.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what a file lacks is drawn: the same every time, or no fingerprint would hold
+        model, about = load(cls, where, kind, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(name for name in about["missing_keys"] if not any(part in name for part in UNUSED)):
+        raise ConfigError(
+            f"the {kind} encoder at '{where}' lacks weights ({missing[0]} and {len(missing) - 1} more): what it says "
+            "would be random. Save a whole model there."
+        )
+    frozen: nn.Module = model.eval().requires_grad_(False)
+    return frozen
 
 
 def fingerprint_of(model: nn.Module, *facts: Any) -> str:

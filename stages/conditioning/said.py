@@ -45,6 +45,8 @@ def say(sample: Sample, modalities: Container[str]) -> Said:
     """
     try:
         captions = captions_of(sample) if "text" in modalities else []
+        for caption in captions:
+            caption.encode()  # half a surrogate pair is JSON, but no text
         return Said(captions, sound_of(sample) if "audio" in modalities else None)
     except DataError:
         raise

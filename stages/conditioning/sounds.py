@@ -5,10 +5,13 @@ Shapes: c channels, t samples, n samples of the window.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
 
+MOST_PHASES = 1000
 Sound = tuple[np.ndarray, int]
 """float32 (c, t) in [-1, 1] and samples per second."""
 
@@ -25,9 +28,7 @@ def window(sound: Sound, rate: int, seconds: float) -> Float[np.ndarray, " n"]:
     if mono.size == 0 or not np.isfinite(mono).all():
         raise ValueError("the sound is empty or holds numbers that are not finite")
     if given != rate:
-        from torchaudio.functional import resample
-
-        mono = resample(torch.from_numpy(np.ascontiguousarray(mono)), given, rate).numpy()
+        mono = _resampled(mono, given, rate)
     wanted = round(seconds * rate)
     if len(mono) <= wanted:
         return mono
@@ -35,6 +36,17 @@ def window(sound: Sound, rate: int, seconds: float) -> Float[np.ndarray, " n"]:
     starts = np.arange(0, len(mono) - wanted + 1, max(1, rate // 20))
     best = int(starts[np.argmax(energy[starts + wanted] - energy[starts])])
     return mono[best : best + wanted]
+
+
+def _resampled(mono: Float[np.ndarray, " t"], given: int, rate: int) -> Float[np.ndarray, " n"]:
+    """By a windowed sinc; at odd rates, whose kernel would fill the memory, in the frequency domain."""
+    if given // math.gcd(given, rate) <= MOST_PHASES:
+        from torchaudio.functional import resample
+
+        return np.asarray(resample(torch.from_numpy(np.ascontiguousarray(mono)), given, rate).numpy())
+    count = max(1, round(len(mono) * rate / given))
+    spectrum = np.fft.rfft(mono)[: count // 2 + 1]
+    return (np.fft.irfft(spectrum, count) * (count / len(mono))).astype(np.float32)
 
 
 def padded(samples: Float[np.ndarray, " n"], count: int) -> Float[np.ndarray, " m"]:

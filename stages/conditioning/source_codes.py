@@ -76,7 +76,7 @@ class SourceCodes(nn.Module):
         return [around(rearrange(c, "b (h w) -> b h w", h=h), here) for around, c, (h, _) in parts]
 
     def _codes(self, condition: Condition) -> list[Tensor]:
-        return list(condition.tokens[..., 0].long().split(self.sizes, dim=1))
+        return list(torch.split(condition.tokens[..., 0].long(), self.sizes, dim=1))
 
 
 class _Around(nn.Module):

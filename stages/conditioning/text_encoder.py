@@ -23,8 +23,21 @@ from stages.conditioning.pretrained import fingerprint_of, load, load_weights, m
 log = logging.getLogger(__name__)
 CLIP = ("clip", "clip_text_model")
 T5 = ("t5", "mt5", "umt5")
+OFFSET = ("roberta", "xlm-roberta", "camembert")
+"""Models whose first two positions are taken."""
+UNLIMITED = 1_000_000
 MOST_TOKENS = 128
 """Longest sequence of an encoder that sets no limit of its own."""
+
+
+def longest_of(config: Any, tokenizer: Any) -> int:
+    """Most tokens a text model and its tokenizer take; `MOST_TOKENS` where neither sets a limit."""
+    places = getattr(config, "max_position_embeddings", None)
+    if places and config.model_type in OFFSET:
+        places -= 2
+    limits = [places, getattr(tokenizer, "model_max_length", None)]
+    usable = [int(limit) for limit in limits if limit and limit < UNLIMITED]
+    return min(usable, default=MOST_TOKENS)
 
 
 class TextEncoder(nn.Module):
@@ -43,15 +56,15 @@ class TextEncoder(nn.Module):
         self.token_width = int(getattr(config, "hidden_size", None) or config.d_model)
         projected = int(getattr(config, "projection_dim", 0) or 0) if family == "clip" else self.token_width
         self.width = max(self.token_width, projected)
-        limits = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
-        self.longest = min(int(limit) for limit in [*limits, 512 if family == "clip" else MOST_TOKENS] if limit)
+        self.longest = longest_of(config, tokenizer)
         self._warned = False
 
     @classmethod
     def load(cls, where: str | Path, device: str | torch.device = "cpu") -> TextEncoder:
         """From a folder or hub id; ConfigError where there is none, or one of another kind."""
-        import transformers
+        import transformers as library
 
+        transformers: Any = library
         kind, architectures = model_type(where, "text")
         if kind in CLIP:
             if "CLIPTextModel" in architectures:
@@ -61,7 +74,12 @@ class TextEncoder(nn.Module):
                 )
             family, architecture = "clip", transformers.CLIPTextModelWithProjection
         elif kind in T5:
-            family, architecture = "t5", transformers.T5EncoderModel if kind == "t5" else transformers.AutoModel
+            encoders = {
+                "t5": transformers.T5EncoderModel,
+                "mt5": transformers.MT5EncoderModel,
+                "umt5": transformers.UMT5EncoderModel,
+            }
+            family, architecture = "t5", encoders[kind]
         else:
             family, architecture = "sentence", transformers.AutoModel
         tokenizer = load(transformers.AutoTokenizer, where, "text")

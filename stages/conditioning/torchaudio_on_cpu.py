@@ -31,7 +31,7 @@ class _Forgiving(Loader):
     def exec_module(self, module: ModuleType) -> None:
         try:
             self.inner.exec_module(module)
-        except OSError:
+        except (OSError, RuntimeError):  # RuntimeError: built for another CUDA than torch
             module.__dict__.update(
                 _IS_TORCHAUDIO_EXT_AVAILABLE=False,
                 _IS_ALIGN_AVAILABLE=False,

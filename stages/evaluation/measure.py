@@ -6,7 +6,7 @@ all attributes) or `random` (a fixed random network).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from stages.evaluation.pictures import LabelledDecode, find_values, labels_of
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, get_probe, stack_labels
 from stages.evaluation.reconstruction import code_use, reconstruction_figures
-from stages.evaluation.samples import class_grid, sample_figures
+from stages.evaluation.samples import LEAST, class_grid, sample_figures
 from stages.generate import Painter
 from stages.images import center_decode
 from stages.vqvae.load import load_autoencoder
@@ -38,11 +38,12 @@ class Real:
     images: Tensor
     labels: Tensor
     attributes: dict[str, Tensor]
+    keys: list[str] = field(default_factory=list)
 
     def part(self, first: int, last: int) -> Real:
         """Pictures `first` to `last`."""
         some = {name: numbers[first:last] for name, numbers in self.attributes.items()}
-        return Real(self.images[first:last], self.labels[first:last], some)
+        return Real(self.images[first:last], self.labels[first:last], some, self.keys[first:last])
 
 
 def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -65,14 +66,16 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
     if "codes" in inputs:
         results["codes"] = code_use(inputs["codes"])
     if "prior" in inputs:
-        painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name, device="cpu")
+        painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
         results["samples"] = sample_figures(cfg, painter, real, probe)
         pictures["samples"] = class_grid(painter)
         if set(painter.listens) - {"class"}:
             split, n = results["split"], min(cfg.obedience, len(real.images) // 2)
-            asked = read_asked(painter, inputs["codes"], probe.values if probe is not None else {}, n, split)
-            results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
-            pictures |= shown
+            names = probe.values if probe is not None else {}
+            asked = read_asked(painter, inputs["codes"], names, real.keys[:n], split)
+            if n >= LEAST and asked.captions:
+                results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
+                pictures |= shown
     write_json(out / "results.json", results)
     tracker.images(pictures, 0)
     tracker.log(_flat(results), 0)
@@ -90,6 +93,7 @@ def read_real(val: list[Any], probe: Probe | None, size: int, most: int) -> Real
         torch.cat([batch["image"] for batch in batches]),
         torch.cat([batch["label"] for batch in batches]),
         stack_labels(labels_of(batch, names) for batch in batches),
+        [key for batch in batches for key in batch["key"]],
     )
 
 

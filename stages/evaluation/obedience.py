@@ -62,8 +62,10 @@ class AskedDecode:
         return {**self.codes(sample, draw), **numbers, "first": next(iter(captions_of(sample)), "")}
 
 
-def read_asked(painter: Painter, codes_folder: Path, values: Mapping[str, list[str]], n: int, split: str) -> Asked:
-    """The first n samples of a split, with everything the painter listens to."""
+def read_asked(
+    painter: Painter, codes_folder: Path, values: Mapping[str, list[str]], keys: list[str], split: str
+) -> Asked:
+    """These samples of a split, with everything the painter listens to; nothing where one of them has no codes."""
     codes = open_codes(codes_folder)
     about = {name: one for name, one in codes.conditions.items() if name in painter.listens}
     live = encoders_of(about, painter.align, painter.device, only_live=True)
@@ -73,7 +75,9 @@ def read_asked(painter: Painter, codes_folder: Path, values: Mapping[str, list[s
     numbers: list[dict[str, Tensor]] = []
     for kind in about.get("image", {}).get("kinds", [""]):
         decode = AskedDecode(CodesDecode(len(codes.grids), told=told and replace(told, kind=kind)), values)
-        batches = list(read_pass(codes.shards.split(split), decode, batch_size=256, limit=n))
+        batches = list(read_pass(codes.shards.split(split), decode, batch_size=256, limit=len(keys)))
+        if [key for batch in batches for key in batch["key"]] != keys:
+            return Asked({}, [], {})  # pictures and conditions would not match
         moved = [{k: v.to(painter.device) if isinstance(v, Tensor) else v for k, v in b.items()} for b in batches]
         rows = [conditions_of(batch, painter.listens, len(codes.classes), live) for batch in moved]
         for name in painter.listens:

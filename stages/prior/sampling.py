@@ -54,9 +54,6 @@ def sample(
 
     Returns:
         int64 (b, h, w) per level, coarsest first.
-
-    Raises:
-        ValueError: guidance for a condition that is not given.
     """
     guidance = Guidance.of(prior, conditions, len(seeds), settings, negative)
     held = _clamp(prior, seeds, clamp, clamp_mask)
@@ -82,19 +79,19 @@ class Guidance:
         settings: SampleSettings,
         negative: Conditions | None = None,
     ) -> Guidance:
-        """One copy without conditions (or with the negative ones), then one with all, or one per modality of a dict."""
+        """One copy without conditions (or with the negative ones), then one with all, or one per modality of a dict.
+
+        A dict names weights for conditions that may come; those it does not name have weight 1.
+        """
         if isinstance(settings.guidance, dict):
-            if unknown := sorted(set(settings.guidance) - set(conditions)):
-                raise ValueError(
-                    f"guidance for {', '.join(unknown)}, but the conditions are {sorted(conditions) or 'none'}."
-                )
-            chosen = [{name} for name in sorted(settings.guidance)]
-            weights = tuple(float(settings.guidance[name]) for name in sorted(settings.guidance))
+            chosen = [{name} for name in sorted(conditions)]
+            weights = tuple(float(settings.guidance.get(name, 1.0)) for name in sorted(conditions))
         else:
             chosen, weights = [set(conditions)], (float(settings.guidance),)
-        if not conditions or weights == (1.0,):  # nothing to extrapolate from, or no wish to
-            alone = {name: conditions[name] for name in chosen[0]} if conditions else {}
-            return cls(prior.guide(alone, {}, rows), (), rows)
+        if not (conditions or negative) or weights == (1.0,):  # nothing to extrapolate from, or no wish to
+            return cls(prior.guide(conditions, {}, rows), (), rows)
+        if not conditions:  # only something to move away from
+            chosen, weights = [set()], (float(weights[0]) if weights else 1.0,)
         device, negative = prior.rotary.device, negative or {}
         copies, kept = {}, {}
         for name in sorted({*conditions, *negative}):

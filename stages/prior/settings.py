@@ -14,7 +14,8 @@ class SampleSettings:
     """One contract for both kinds of prior."""
 
     guidance: float | dict[str, float] = 2.0
-    """A number g: l0 + g (l_all - l0), 1 for none; or a number per condition: l0 + sum of g_i (l_i - l0)."""
+    """A number g: l0 + g (l_all - l0), 1 for none; or a number per condition: l0 + sum of g_i (l_i - l0),
+    1 for those it does not name."""
     temperature: float = 1.0
     """Divides the logits; 0 takes the likeliest code."""
     top_k: int = 0

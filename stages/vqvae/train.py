@@ -34,7 +34,8 @@ def train_autoencoder(cfg: VQVAEConfig, shards_folder: Path, out: Path, align: P
     model = build(cfg)
     discriminator = PatchDiscriminator(cfg.discriminator_channels) if cfg.loss.adversarial else None
     val = shards.split("val") if "val" in shards.splits else []
-    eye = Perceptual(align / "model" / "clip" if align else cfg.perceptual) if cfg.loss.perceptual else None
+    tower = align / "model" / "clip" if align and cfg.perceptual == "auto" else cfg.perceptual
+    eye = Perceptual(tower) if cfg.loss.perceptual else None
     task = AutoencoderTask(cfg, backend, model, discriminator, val=val, image_size=size, eye=eye)
     tracker = Tracker.start(out, cfg.tracking, "vqvae", plain(cfg), backend, inputs={"shards": shards_folder})
     global_batch = cfg.data.global_batch

@@ -33,6 +33,7 @@ class Towers(nn.Module):
         side: of the pictures CLIP sees.
         frozen: keep CLIP as it is.
         mean, deviation: three numbers each, of pictures in [0, 1], as CLIP's image processor has them.
+        temperature: of the softmax at the start, where CLIP is frozen.
     """
 
     mean: Tensor
@@ -47,14 +48,16 @@ class Towers(nn.Module):
         frozen: bool,
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         deviation: tuple[float, ...] = (0.5, 0.5, 0.5),
+        temperature: float = 0.07,
     ) -> None:
         super().__init__()
         self.clip, self.audio, self.side, self.frozen = clip, audio, side, frozen
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
-        if frozen:
+        self.own_scale: nn.Parameter | None = None
+        if frozen:  # CLIP stays as it is, and its temperature is that of a model long trained
             clip.requires_grad_(False)
-            clip.logit_scale.requires_grad_(True)  # of the audio tower's own loss
+            self.own_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def forward(
         self, images: Tensor, ids: Tensor, mask: Tensor, sounds: Tensor | None
@@ -87,8 +90,9 @@ class Towers(nn.Module):
 
     def scale(self) -> Tensor:
         """What similarities are multiplied with: the inverse of the learned temperature."""
-        scale: Tensor = self.clip.logit_scale.exp().clamp(max=MOST_SCALE)
-        return scale
+        logarithm: Tensor = self.clip.logit_scale if self.own_scale is None else self.own_scale
+        free = logarithm.exp()
+        return free + (free.clamp(max=MOST_SCALE) - free).detach()  # at the limit it may still come back
 
 
 def build_clip(cfg: AlignConfig, tokenizer: Any) -> Any:
@@ -113,10 +117,11 @@ def build_clip(cfg: AlignConfig, tokenizer: Any) -> Any:
 
 def build_audio(cfg: TowerConfig, embedding: int, prepare: Any) -> Any:
     """A small `ASTForAudioClassification` with one output per axis of the shared space."""
-    from transformers import ASTConfig, ASTForAudioClassification
+    import transformers
 
-    return ASTForAudioClassification(
-        ASTConfig(
+    library: Any = transformers
+    return library.ASTForAudioClassification(
+        library.ASTConfig(
             **_sizes(cfg), num_labels=embedding, patch_size=AUDIO_PATCH, frequency_stride=AUDIO_PATCH,
             time_stride=AUDIO_PATCH, max_length=prepare.max_length, num_mel_bins=prepare.num_mel_bins,
         )

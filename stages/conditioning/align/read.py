@@ -5,6 +5,7 @@ Shapes: s side of a crop, f frames and m mel bands of a sound.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -12,26 +13,42 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import DataError
 from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
-from stages.conditioning.said import captions_of, sound_of
-from stages.conditioning.sounds import Sound, window
+from stages.conditioning.said import Said, captions_of, say, sound_of
+from stages.conditioning.sounds import Sound, padded, window
 from stages.images import CropDecode
 
-MOST_CAPTIONS = 100_000
+MOST_CAPTIONS, MOST_SAMPLES = 100_000, 20_000
+SHORTEST = 400
+"""Samples of a frame of Kaldi's features."""
 
 
 def some_captions(shards: list[Shard]) -> Iterator[str]:
     """The captions of the first samples, in stored order."""
-    texts = (text for shard in shards for sample in read_samples(shard) for text in captions_of(sample))
+    texts = (text for said in _first(shards, "text") for text in said.captions)
     return islice(texts, MOST_CAPTIONS)
 
 
-def some_sounds(shards: list[Shard], count: int) -> list[Sound]:
-    """The first sounds."""
-    found = (sound_of(sample) for shard in shards for sample in read_samples(shard))
-    return list(islice((sound for sound in found if sound is not None), count))
+def some_sounds(shards: list[Shard], count: int, seconds: float, rate: int) -> list[np.ndarray]:
+    """A window of each of the first sounds."""
+    sounds = (said.sound for said in _first(shards, "audio"))
+    return list(islice((heard(sound, rate, seconds) for sound in sounds if sound is not None), count))
+
+
+def heard(sound: Sound, rate: int, seconds: float) -> np.ndarray:
+    """The window of a sound an audio tower hears, at least one frame long."""
+    return padded(window(sound, rate, seconds), SHORTEST)
+
+
+def _first(shards: list[Shard], modality: str) -> Iterator[Said]:
+    """What the first samples say; those that cannot be read are passed over, as in training."""
+    samples = (sample for shard in shards for sample in read_samples(shard))
+    for sample in islice(samples, MOST_SAMPLES):
+        with contextlib.suppress(DataError):
+            yield say(sample, (modality,))
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,6 @@ class AlignDecode:
 
     def _heard(self, sound: Sound | None) -> np.ndarray:
         rate = self.prepare.sampling_rate
-        samples = np.zeros(rate // 5, np.float32) if sound is None else window(sound, rate, self.seconds)
-        heard = self.prepare(samples, sampling_rate=rate, return_tensors="np")["input_values"][0]
-        return np.asarray(heard, dtype=np.float32)
+        samples = np.zeros(rate // 5, np.float32) if sound is None else heard(sound, rate, self.seconds)
+        features = self.prepare(samples, sampling_rate=rate, return_tensors="np")["input_values"][0]
+        return np.asarray(features, dtype=np.float32)

@@ -25,6 +25,7 @@ from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.loss import Bank, contrastive_loss, recalls
 from stages.conditioning.align.model import Towers
 from stages.conditioning.align.read import AlignDecode
+from stages.conditioning.text_encoder import longest_of
 from stages.images import CropDecode, rows_of_pictures
 
 Batch = dict[str, Any]
@@ -59,10 +60,11 @@ class AlignTask:
         self.cfg, self.backend, self.processors, self.val, self.image_size = cfg, backend, processors, val, image_size
         self.main = backend.player("towers", towers, cfg.optimizer, total_steps=cfg.loop.steps)
         self.players: dict[str, Player] = {"towers": self.main}
+        self.longest = longest_of(towers.clip.config.text_config, processors.tokenizer)
         self.modalities = ["image", "text", *(["audio"] if processors.sound is not None else [])]
         self.figures: dict[str, float] = {}
         """What the last evaluation found."""
-        self._searched: dict[str, Any] | None = None
+        self._searched: tuple[int, dict[str, Any]] | None = None
 
     def train_step(self, micro_batches: list[Batch], step: int) -> dict[str, Any]:
         """One step over the global batch: the vectors of all its rows first, then the gradients piece by piece."""
@@ -81,7 +83,8 @@ class AlignTask:
             scale = self.main.model.scale()  # type: ignore[operator]
             # every piece has the whole gradient of the scale, but only its own rows' share of the others
             scale = scale.detach() + (scale - scale.detach()) / copies
-            loss, metrics = contrastive_loss(bank, scale)
+            with torch.autocast(self.backend.device.type, enabled=False):  # bf16 cannot tell near logits apart
+                loss, metrics = contrastive_loss(bank, scale)
             return loss * copies, {"loss": loss.detach(), "temperature": 1 / scale.detach(), **metrics}
 
         return self.main.update(loss_fn, pieces)
@@ -90,7 +93,7 @@ class AlignTask:
         """R@1 and R@5 both ways between all modalities, over val; the same on every rank."""
         if not self.val:
             return {}
-        found = self._search()
+        found = self._search(step)
         vectors, present, caption = found["vectors"], found["present"], found["caption"]
         figures: dict[str, float] = {}
         for a, b in itertools.permutations(sorted(vectors), 2):
@@ -111,7 +114,7 @@ class AlignTask:
         """What six captions (or sounds) of val find: their own picture first, then the nearest ones."""
         if not self.val:
             return {}
-        found = self._searched or self._search()
+        found = self._searched[1] if self._searched and self._searched[0] == step else self._search(step)
         asks = "text" if bool(found["present"]["text"].any()) else "audio"
         if asks not in found["vectors"]:
             return {}
@@ -143,7 +146,7 @@ class AlignTask:
     def _inputs(self, batch: Batch) -> Batch:
         """The towers' arguments on the device, who has what, and a number per caption."""
         tokens = self.processors.tokenizer(
-            batch["text"], padding=True, truncation=True, max_length=self.processors.tokenizer.model_max_length,
+            batch["text"], padding=True, truncation=True, max_length=self.longest,
             return_tensors="pt",
         )  # fmt: skip
         moved = self.backend.to_device(
@@ -188,7 +191,7 @@ class AlignTask:
         return Bank(vectors, present, gather(own.caption))
 
     @torch.no_grad()
-    def _search(self) -> dict[str, Any]:
+    def _search(self, step: int) -> dict[str, Any]:
         """Vectors, captions and pictures of val, by the averaged weights. Every rank reads the same."""
         decode = AlignDecode(
             CropDecode(self.image_size), self.processors.sound, self.cfg.audio_seconds, any_caption=False
@@ -199,10 +202,11 @@ class AlignTask:
             with self.backend.autocast():
                 parts.append((towers(*piece["towers"]), piece, batch["image"]))
         names = parts[0][0]
-        self._searched = {
+        found = {
             "vectors": {name: torch.cat([part[0][name] for part in parts]) for name in names},
             "present": {name: torch.cat([part[1]["present"][name] for part in parts]) for name in names},
             "caption": torch.cat([part[1]["caption"] for part in parts]),
             "images": torch.cat([part[2] for part in parts]),
         }
-        return self._searched
+        self._searched = (step, found)
+        return found

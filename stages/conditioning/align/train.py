@@ -55,8 +55,9 @@ def build(cfg: AlignConfig, shards: ShardSet) -> tuple[Towers, Processors]:
         ConfigError: pictures without captions and sounds; `pretrained` without sounds, or no CLIP.
     """
     split = shards.split("train")
-    first = next(iter(some_captions(split)), None)
-    sounds = some_sounds(split, SOUNDS_LOOKED_AT) if _has_sounds(shards) else []
+    modalities = shards.info.get("modalities", ["text", "audio"])
+    first = next(iter(some_captions(split)), None) if "text" in modalities else None
+    sounds = some_sounds(split, SOUNDS_LOOKED_AT, cfg.audio_seconds, RATE) if "audio" in modalities else []
     if first is None and not sounds:
         raise ConfigError(
             f"{shards.root} has neither captions nor sounds: there is nothing to align pictures with. Remove the "
@@ -86,12 +87,8 @@ def _around_pretrained(cfg: AlignConfig, prepare: Any) -> tuple[Towers, Processo
     audio = build_audio(cfg.audio, clip.config.projection_dim, prepare)
     side = int(clip.config.vision_config.image_size)
     mean, deviation = tuple(images.image_mean), tuple(images.image_std)
-    towers = Towers(clip, audio, side, frozen=True, mean=mean, deviation=deviation)
+    towers = Towers(clip, audio, side, frozen=True, mean=mean, deviation=deviation, temperature=cfg.temperature)
     return towers, Processors(load(AutoTokenizer, cfg.pretrained, "text"), images, prepare)
-
-
-def _has_sounds(shards: ShardSet) -> bool:
-    return "audio" in shards.info.get("modalities", ["audio"])
 
 
 def _image_preparation(side: int) -> Any:
@@ -104,20 +101,17 @@ def _image_preparation(side: int) -> Any:
 
 
 def _audio_preparation(cfg: AlignConfig, sounds: list[Any]) -> Any:
-    """AST's feature extractor for this window, normalised by the mean and deviation of some sounds."""
-    from transformers import ASTFeatureExtractor
+    """AST's feature extractor for this window, normalised by the mean and deviation of some windows of sound."""
+    import transformers
 
-    from stages.conditioning.sounds import window
+    extractor: Any = transformers.ASTFeatureExtractor
 
     frames = max(16, math.ceil((cfg.audio_seconds - 0.015) * 100 / 8) * 8)
-    plain_features = ASTFeatureExtractor(sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames, do_normalize=False)
-    heard = [
-        plain_features(window(sound, RATE, cfg.audio_seconds), sampling_rate=RATE, return_tensors="pt")["input_values"]
-        for sound in sounds
-    ]
+    plain_features = extractor(sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames, do_normalize=False)
+    heard = [plain_features(sound, sampling_rate=RATE, return_tensors="pt")["input_values"] for sound in sounds]
     values = torch.cat(heard)
     values = values[values.abs().sum(-1) > 0]  # frames behind the end of a sound say nothing of loudness
-    return ASTFeatureExtractor(
+    return extractor(
         sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames,
         mean=round(float(values.mean()), 4), std=round(float(values.std()), 4),
     )  # fmt: skip
