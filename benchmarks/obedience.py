@@ -28,6 +28,7 @@ from torch import Tensor
 from data_prep.birds import COLOURS, SPECIES, Scene, attributes, call, describe, draw, wordings
 from data_prep.birds.call import RATE, pitch_of
 from data_prep.birds.captions import english, korean
+from data_prep.birds.spoken import HELD_OUT_VOICES, Voicing, speak
 from pipeline.config import load_recipe
 from pipeline.randomness import numpy_rng
 from pipeline.shard_index import Shard, open_shards
@@ -183,6 +184,21 @@ def calls(judge: Judge) -> dict[str, Any]:
     return score | {"pitch_size_spearman": round(-spearman(pitch, size.tolist()), 3)}
 
 
+def spoken_captions(judge: Judge) -> dict[str, Any]:
+    """Sentences said aloud in voices that training never heard."""
+    scenes = singles(judge.val)[: judge.n]
+    rng = numpy_rng("benchmark voices")
+    asks, truths = [], []
+    for scene in scenes:
+        truth = attributes(scene)
+        sentence = f"a {truth['size']} bird with {truth['wing']} wings"
+        voice = HELD_OUT_VOICES[int(rng.integers(len(HELD_OUT_VOICES)))]
+        said = speak(sentence, Voicing(voice, int(rng.integers(30, 71)), int(rng.integers(200, 261))))
+        asks.append(Ask(audio=(said[None], RATE)))
+        truths.append({"size": truth["size"], "wing": truth["wing"]})
+    return judge.score(judge.paint("spoken", asks), truths)
+
+
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     """Rank correlation."""
     ranks = [np.argsort(np.argsort(np.asarray(x))) for x in (a, b)]
@@ -287,6 +303,7 @@ TESTS: dict[str, Callable[[Judge], dict[str, Any]]] = {
     "unseen_pairs": never_seen_pairs,
     "two_birds": two_birds,
     "calls": calls,
+    "spoken": spoken_captions,
     "class_and_text": class_and_text,
     "contradiction": contradiction,
     "grey": grey,

@@ -18,7 +18,7 @@ from pipeline.atomic_file import write_atomically
 from pipeline.errors import ConfigError
 from pipeline.randomness import numpy_rng, seed_of
 from pipeline.samples import encode_json
-from pipeline.schema import differences, identity_part
+from pipeline.schema import differences, identity_part, with_new_fields
 
 PLAN = "plan.json"
 _FIRST = ("train", "val", "test", "unseen")
@@ -103,15 +103,16 @@ def settle(cfg: ShardsConfig, listing: Listing, out: Path) -> None:
     }
     path = out / PLAN
     if path.is_file():
-        _compare(json.loads(path.read_bytes()), mine, out)
+        _compare(cfg, json.loads(path.read_bytes()), mine, out)
         return
     if next(out.glob("*.tar"), None) is not None:
         raise ConfigError(f"{out} holds tars that were not planned here: choose another folder for the shards.")
     write_atomically(path, json.dumps(mine, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n")
 
 
-def _compare(old: dict[str, Any], mine: dict[str, Any], out: Path) -> None:
-    changed = differences(old["settings"], mine["settings"])
+def _compare(cfg: ShardsConfig, old: dict[str, Any], mine: dict[str, Any], out: Path) -> None:
+    before = identity_part(cfg, with_new_fields(ShardsConfig, {"source": cfg.source, **old["settings"]}))
+    changed = differences({name: value for name, value in before.items() if name != "source"}, mine["settings"])
     if changed:
         raise ConfigError(
             f"{out} was started with other settings: {'; '.join(changed)}.\n"

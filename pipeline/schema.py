@@ -167,9 +167,10 @@ def with_new_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
     That is their default, or what their metadata calls `before` where the default changed what is made.
     """
+    required = [f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING]
     try:
-        default = kind()
-    except (TypeError, ValueError):  # a config with no default of its own
+        default = kind(**{name: values[name] for name in required})
+    except (KeyError, TypeError, ValueError):  # not a config of this kind
         return dict(values)
     return _filled(_before(default), values)
 

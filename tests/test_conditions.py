@@ -53,6 +53,7 @@ vqvae:
   loop: {steps: 6, log_every: 2}
 codes: {variants: 2, conditions: {image: [grey, sketch]}}
 prior: {width: 32, depth: 2, heads: 2, drop_each: {class: 0.5, image: 0.5}, data: {global_batch: 24}, loop: {steps: 4}}
+evaluation: {samples: 10, obedience: 9, reconstructions: 20, probe_steps: 4}
 """
 EVERYTHING = ["audio", "class", "image", "text"]
 
@@ -183,6 +184,21 @@ def test_a_mask_keeps_the_rest_of_the_picture(painter: Painter, files: Path) -> 
         assert np.abs(kept).max() <= 2
     right = [np.asarray(picture)[:, 20:] for picture in pictures]
     assert not np.array_equal(right[0], right[1])
+
+
+def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -> None:
+    found = json.loads((run / "evaluation" / "results.json").read_text())["obedience"]
+    assert sorted(found) == ["audio", "class", "grey", "sketch", "text"]
+    for mode, figures in found.items():
+        assert figures["n"] == 9
+        assert set(figures["obeyed"]) == set(figures["obeyed_by_real"]), mode
+    assert set(found["class"]["obeyed"]) == {"class"}
+    assert {"species", "background"} <= set(found["audio"]["obeyed"])
+    for mode in ("text", "audio"):
+        assert -1 <= found[mode]["similarity"] <= 1
+        assert {"R@1", "R@5", "real_R@1", "real_similarity"} <= set(found[mode])
+    assert 0 <= found["sketch"]["edge_f1"] <= 1 and found["grey"]["luma_psnr"] > 0
+    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_sketch.png")).is_file()
 
 
 def test_the_command_paints_rows_and_says_what_was_asked(

@@ -314,3 +314,13 @@ def test_fuzzed_recipes_never_end_in_another_error(recipe_file: Any) -> None:
         except ConfigError:
             outcomes.add("refused")
     assert "refused" in outcomes
+
+
+def test_a_config_with_a_required_field_gains_new_fields_too() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Source:
+        source: str
+        size: int = 4
+        spoken: float = 0.0
+
+    assert with_new_fields(Source, {"source": "birds", "size": 8}) == {"source": "birds", "size": 8, "spoken": 0.0}

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "wandb", "accelerate", "deepspeed", "webdatase
 
 def torch_free_modules() -> list[str]:
     """Every module that must not import torch, found by its place in the house."""
-    files = [*ROOT.glob("data_prep/**/*.py"), *ROOT.glob("stages/*/stage.py"), *ROOT.glob("stages/*/config.py")]
+    files = [*ROOT.glob("data_prep/**/*.py"), *ROOT.glob("stages/**/stage.py"), *ROOT.glob("stages/**/config.py")]
     files += [
         *ROOT.glob("launchers/**/*.py"),
         *ROOT.glob("tessera/*.py"),

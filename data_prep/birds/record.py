@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import numpy as np
 
 from data_prep.birds.call import RATE, call
 from data_prep.birds.captions import captions
 from data_prep.birds.palette import SPECIES
 from data_prep.birds.picture import draw
-from data_prep.birds.scene import attributes, describe
+from data_prep.birds.scene import Scene, attributes, describe
+from data_prep.birds.spoken import spoken
 from data_prep.images import encode_image
 from data_prep.sounds import encode_flac
+from pipeline.randomness import numpy_rng
 from pipeline.samples import Sample, encode_json
 
 
+def _sound(scene: Scene, sentences: list[str], record: dict[str, Any], share_spoken: float) -> np.ndarray:
+    if share_spoken and numpy_rng(scene.seed, "bird speaks", scene.index).random() < share_spoken:
+        sound, sentence, voicing = spoken(scene, sentences)
+        record |= {"spoken": sentence, "voice": voicing.voice}
+        return sound
+    return call(scene)
+
+
 def sample(
-    seed: int, index: int, size: int, with_call: bool = True, extension: str = "png", quality: int = 95
+    seed: int,
+    index: int,
+    size: int,
+    with_sound: bool = True,
+    extension: str = "png",
+    quality: int = 95,
+    share_spoken: float = 0.0,
 ) -> Sample:
-    """Scene `index` with members `<extension>`, `cls`, `txt`, `json` and, with a call, `flac`."""
+    """Scene `index` with members `<extension>`, `cls`, `txt`, `json` and, with a sound, `flac`.
+
+    The sound is the bird's call or, in a share of the scenes, one of the English captions spoken; the record then says
+    under `spoken` which one.
+    """
     scene = describe(seed, index)
     sentences = captions(scene)
     record = {
@@ -32,6 +55,7 @@ def sample(
         "txt": sentences[0].encode(),
         "json": encode_json(record),
     }
-    if with_call:
-        members["flac"] = encode_flac(call(scene)[None], RATE)
+    if with_sound:
+        members["flac"] = encode_flac(_sound(scene, sentences, record, share_spoken)[None], RATE)
+        members["json"] = encode_json(record)
     return Sample(f"{index:08d}", members)

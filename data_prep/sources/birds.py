@@ -18,7 +18,10 @@ def list_birds(cfg: ShardsConfig) -> Listing:
     `unseen` gets the share `cfg.val` of `cfg.count`; it never mixes with train or val.
     """
     from data_prep.birds import SPECIES, describe, is_unseen
+    from data_prep.birds.spoken import check_speaker
 
+    if cfg.spoken and cfg.with_sounds:
+        check_speaker()
     wanted = cfg.count or DEFAULT_COUNT
     held_out = math.ceil(cfg.val * wanted)
     items: list[Item] = []
@@ -55,5 +58,6 @@ class BirdMembers:
             self.cfg.with_sounds,
             extension=extension,
             quality=self.cfg.quality,
+            share_spoken=self.cfg.spoken,
         )
         return dict(drawn.members)

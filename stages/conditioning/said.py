@@ -29,6 +29,12 @@ def sound_of(sample: Sample) -> Sound | None:
     return None if name is None else decode_sound(sample.members[name])
 
 
+def transcript_of(sample: Sample) -> str:
+    """What is spoken in a sample's sound, where its JSON says so under `spoken`; else empty."""
+    said = json.loads(sample.members["json"]).get("spoken", "") if "json" in sample.members else ""
+    return said.strip() if isinstance(said, str) else ""
+
+
 @dataclass(frozen=True)
 class Said:
     """The captions and the sound of one sample, where somebody listens to them."""

@@ -1,7 +1,7 @@
 """Does what is painted obey? Every condition of val alone, judged by probes where the data has attributes.
 
 A caption is held to the attributes whose value it names, word for word; a sound and a source picture to all of them,
-always beside what the true pictures reach.
+always beside what the true pictures reach. Where text is a CLIP's, similarity and retrieval too, attributes or not.
 
 Shapes: n samples.
 """
@@ -27,12 +27,15 @@ from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.pictures import attributes_of
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, features
+from stages.evaluation.similarity import Space, similarity_figures
 from stages.generate import Painter
 from stages.images import picture_to_tensor, rows_of_pictures
 from stages.metrics import edge_f1, luma, luma_psnr, precision_recall_density_coverage
 
 BATCH = 64
 FIRST_SEED = 2_000_000
+ORDER = ("class", "text", "audio")
+"""Rows of the picture, after the true one; kinds of source pictures follow by name."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ def read_asked(
             modes[mode] = {name: stack_rows([row[name] for row in rows])}
         captions = [text for batch in batches for text in batch["first"]]
         numbers = [{name: batch[f"attribute/{name}"] for name in values} for batch in batches]
+    modes = {
+        mode: modes[mode] for mode in sorted(modes, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
+    }
     return Asked(modes, captions, {name: torch.cat([one[name] for one in numbers]) for name in values})
 
 
@@ -97,8 +103,8 @@ def obedience_figures(
         real: uint8 (2 n, 3, h, w): the true pictures of what is asked, then n others as the held-out ceiling.
     """
     figures: dict[str, Any] = {}
-    n = len(asked.captions)
-    shown = [_shown(real)]
+    n, space = len(asked.captions), Space.of(painter.about, painter.align)
+    shown = [_shown(real[:n])]
     for mode, alone in asked.modes.items():
         (condition,) = alone.values()
         here = condition.present().cpu()
@@ -111,6 +117,8 @@ def obedience_figures(
             found |= _judged(cfg, probe, painted, real, {k: torch.where(here, v, -1) for k, v in named.items()})
         if "image" in alone:
             found |= _near_source(painted, real[:n])
+        elif space is not None:
+            found |= similarity_figures(space, mode, condition, painted, real[:n])
         figures[mode] = found
         shown.append(_shown(painted))
     return figures, {f"asked_by_{'_'.join(figures)}": rows_of_pictures(*shown)}

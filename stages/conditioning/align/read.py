@@ -17,7 +17,7 @@ from pipeline.errors import DataError
 from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
-from stages.conditioning.said import Said, captions_of, say, sound_of
+from stages.conditioning.said import Said, captions_of, say, sound_of, transcript_of
 from stages.conditioning.sounds import Sound, padded, window
 from stages.images import CropDecode
 
@@ -68,6 +68,8 @@ class AlignDecode:
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.crop(sample, draw))
         captions = captions_of(sample)
+        if (transcript := transcript_of(sample)) and (not captions or draw.rng("transcript").random() < 0.5):
+            captions = [transcript]  # words beside their own sound: what speech is learned from
         place = int(draw.rng("caption").integers(len(captions))) if captions and self.any_caption else 0
         fields |= {"text": captions[place] if captions else "", "has_text": int(bool(captions))}
         if self.prepare is not None:

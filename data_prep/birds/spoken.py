@@ -1,0 +1,81 @@
+"""A caption said aloud by espeak-ng, in one of many voices: what a sample may hold instead of a call.
+
+The voices of `HELD_OUT_VOICES` never speak in shards: they test whether a model heard the words or knew the throat.
+
+Shapes: t samples of mono sound.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.birds.call import RATE
+from data_prep.birds.scene import Scene
+from pipeline.errors import ConfigError, DataError
+from pipeline.randomness import numpy_rng
+
+VOICES = (
+    "en-us+m1", "en-us+m3", "en-us+m4", "en-us+f1", "en-us+f2", "en-us+f4",
+    "en-gb+m2", "en-gb+m6", "en-gb+m7", "en-gb+f3", "en-gb-x-rp+m1", "en-gb-x-rp+f5",
+)  # fmt: skip
+HELD_OUT_VOICES = ("en-us+m5", "en-us+f3", "en-gb+m8", "en-gb-x-rp+f2")
+PEAK, QUIET = 0.6, 0.02
+LINE = "apt-get install -y espeak-ng"
+
+
+@dataclass(frozen=True)
+class Voicing:
+    """How a sentence is said: espeak-ng's voice, its pitch (0 to 99) and its speed in words per minute."""
+
+    voice: str
+    pitch: int
+    speed: int
+
+
+def check_speaker() -> None:
+    """ConfigError where there is no espeak-ng."""
+    if shutil.which("espeak-ng") is None:
+        raise ConfigError(f"shards.spoken needs espeak-ng, which is not installed. Type:  {LINE}")
+
+
+def spoken(scene: Scene, sentences: list[str], *, held_out: bool = False) -> tuple[np.ndarray, str, Voicing]:
+    """One of the English sentences about a scene: float32 (t,) at `RATE`, the sentence, how it was said."""
+    rng = numpy_rng(scene.seed, "bird voice", scene.index)
+    english = [sentence for sentence in sentences if sentence.isascii()]
+    sentence = english[int(rng.integers(len(english)))]
+    voices = HELD_OUT_VOICES if held_out else VOICES
+    voicing = Voicing(voices[int(rng.integers(len(voices)))], int(rng.integers(30, 71)), int(rng.integers(200, 261)))
+    return speak(sentence, voicing), sentence, voicing
+
+
+def speak(sentence: str, voicing: Voicing) -> np.ndarray:
+    """float32 (t,) within [-1, 1] at `RATE`, without the silence around it.
+
+    Raises:
+        DataError: espeak-ng fails or says nothing.
+    """
+    import soundfile
+
+    command = ["espeak-ng", "-v", voicing.voice, "-p", str(voicing.pitch), "-s", str(voicing.speed), "--stdout"]
+    done = subprocess.run([*command, "--", sentence], capture_output=True, check=False)
+    if done.returncode or not done.stdout:
+        raise DataError(f"espeak-ng did not say '{sentence}': {done.stderr.decode(errors='replace').strip()[:200]}.")
+    samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float64")
+    loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
+    sound = _resampled(samples[loud[0] : loud[-1] + 1], rate)
+    return (sound * (PEAK / np.abs(sound).max())).astype(np.float32)
+
+
+def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
+    """To `RATE`: the spectrum, cut or filled with zeros."""
+    count = round(len(samples) * RATE / rate)
+    spectrum = np.fft.rfft(samples)
+    kept = np.zeros(count // 2 + 1, complex)
+    shared = min(len(kept), len(spectrum))
+    kept[:shared] = spectrum[:shared]
+    return np.asarray(np.fft.irfft(kept, count))
