@@ -68,7 +68,7 @@ def speak(sentence: str, voicing: Voicing) -> np.ndarray:
     samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float64")
     loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
     sound = _resampled(samples[loud[0] : loud[-1] + 1], rate)
-    return (sound * (PEAK / np.abs(sound).max())).astype(np.float32)
+    return np.asarray(sound * (PEAK / np.abs(sound).max()), dtype=np.float32)
 
 
 def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
