@@ -118,11 +118,16 @@ class Reader:
             DataError: a file that is no sound or no picture.
         """
         wanted = {name for ask in asks for name in ask.modalities}
+        if "image" in wanted and "vector" in listens:  # one picture may say both what and where
+            wanted = (wanted | {"vector"}) - ({"image"} - set(listens))
         if strange := sorted(wanted - set(listens)):
             raise ConfigError(
                 f"this run was not trained on {strange[0]}: it listens to {', '.join(listens) or 'nothing'}."
             )
-        makers = {"class": self._classes, "text": self._texts, "audio": self._sounds, "image": self._images}
+        makers = {
+            "class": self._classes, "text": self._texts, "audio": self._sounds, "image": self._images,
+            "vector": self._vectors,
+        }  # fmt: skip
         for ask in asks:
             for words in (ask.text, ask.negative):
                 if words and (lost := self.cut_off(words)):
@@ -195,6 +200,12 @@ class Reader:
         )
         here = torch.tensor(rows, device=self.device)
         return found.map(lambda x: x.new_zeros(len(asks), *x.shape[1:]).index_copy(0, here, x))
+
+    def _vectors(self, asks: Sequence[Ask]) -> Condition:
+        kinds = self.about.get("image", {}).get("kinds", [])
+        chosen = [self._source(ask, kinds) if ask.image is not None and ask.mask is None else None for ask in asks]
+        stacked = [None if one is None else rearrange(torch.from_numpy(one.copy()), "h w c -> c h w") for one in chosen]
+        return self._some(stacked, lambda given: self.encoder("vector")(torch.stack(given)))
 
     def _source(self, ask: Ask, kinds: Sequence[str]) -> UInt8[np.ndarray, "s s 3"]:
         assert ask.image is not None

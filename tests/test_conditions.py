@@ -51,11 +51,11 @@ vqvae:
   loss: {perceptual: 0.1}
   data: {global_batch: 24}
   loop: {steps: 6, log_every: 2}
-codes: {variants: 2, conditions: {image: [grey, sketch]}}
+codes: {variants: 2, conditions: {image: [grey, sketch], vector: auto}}
 prior: {width: 32, depth: 2, heads: 2, drop_each: {class: 0.5, image: 0.5}, data: {global_batch: 24}, loop: {steps: 4}}
 evaluation: {samples: 10, obedience: 9, reconstructions: 20, probe_steps: 4}
 """
-EVERYTHING = ["audio", "class", "image", "text"]
+EVERYTHING = ["audio", "class", "image", "text", "vector"]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_codes_hold_unmasked_tokens_of_every_caption_and_the_sources(run: Pa
     members = {name: decode_npy(sample.members[name]) for name in sample.members if name.endswith(".npy")}
     captions = json.loads(sample.members["json"])["captions"]
 
-    assert sorted(about) == ["audio", "image", "text"]
+    assert sorted(about) == ["audio", "image", "text", "vector"]
     assert about["text"]["encoder"] == "align"
     counts = members["text.counts.npy"]
     assert len(counts) == len(captions) == len(members["text.pooled.npy"])
@@ -130,7 +130,7 @@ def test_stored_conditions_are_what_the_encoders_say_live(run: Path) -> None:
     stored = next(read_pass(codes.shards.split("val"), CodesDecode(2, told=told), batch_size=4, limit=4))
     first = conditions_of(stored, EVERYTHING, len(codes.classes), {})
 
-    live_about = {n: {**a, "cache": "live"} for n, a in codes.conditions.items() if n != "image"}
+    live_about = {n: {**a, "cache": "live"} for n, a in codes.conditions.items() if n in ("audio", "text")}
     hears = ConditionDecode(live_about, tuple(codes.grids), encoders["audio"])
     coded, given = (
         list(islice(read_samples(one.split("val")[0]), 4)) for one in (codes.shards, open_shards(run / "shards"))
@@ -188,7 +188,7 @@ def test_a_mask_keeps_the_rest_of_the_picture(painter: Painter, files: Path) -> 
 
 def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -> None:
     found = json.loads((run / "evaluation" / "results.json").read_text())["obedience"]
-    assert sorted(found) == ["audio", "class", "grey", "sketch", "text"]
+    assert sorted(found) == ["audio", "class", "grey", "sketch", "text", "vector"]
     for mode, figures in found.items():
         assert figures["n"] == 9
         assert set(figures["obeyed"]) == set(figures["obeyed_by_real"]), mode
@@ -198,7 +198,7 @@ def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -
         assert -1 <= found[mode]["similarity"] <= 1
         assert {"R@1", "R@5", "real_R@1", "real_similarity"} <= set(found[mode])
     assert 0 <= found["sketch"]["edge_f1"] <= 1 and found["grey"]["luma_psnr"] > 0
-    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_sketch.png")).is_file()
+    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_sketch_vector.png")).is_file()
 
 
 def test_the_command_paints_rows_and_says_what_was_asked(

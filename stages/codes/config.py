@@ -23,6 +23,8 @@ class ConditionsConfig:
     """An audio model of `transformers` (folder or hub id), `log-mel`, `none`, or `auto`: that of `align`."""
     image: tuple[str, ...] = ()
     """Source pictures to make of every picture: grey, sketch. Pairs in the data (`source`) are always encoded."""
+    vector: str = "none"
+    """A CLIP (folder or hub id; `auto`: that of `align`) whose vector of each source picture is a condition too."""
     cache: str = "auto"
     """`shards` stores what the encoders say, `live` asks them while training; `auto` stores."""
     batch_size: int = identity(64)

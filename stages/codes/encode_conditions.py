@@ -21,14 +21,19 @@ from pipeline.samples import SOUND_MEMBERS, Sample, encode_npy
 from stages.codes.config import ConditionsConfig
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.condition import Condition
+from stages.conditioning.image_encoder import ImageEncoder
 from stages.conditioning.said import Said
 from stages.conditioning.text_encoder import TextEncoder
 
 ALIGN = "align"
+ALIGNED = {"text": "clip", "audio": "audio", "vector": "clip"}
+"""Where `align` keeps the encoder of a modality."""
+KINDS: dict[str, Any] = {"text": TextEncoder, "audio": AudioEncoder, "vector": ImageEncoder}
 UNHEARD = (
     "the shards hold %s, and no prior will listen to it. Add a section 'align: {}', or name an encoder:  "
     "codes.conditions.%s=DIR"
 )
+NONE_STORED = "the shards hold none"
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +44,7 @@ class ConditionEncoders:
     cfg: ConditionsConfig
     text: TextEncoder | None = None
     audio: AudioEncoder | None = None
+    vector: ImageEncoder | None = None
     names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -47,29 +53,38 @@ class ConditionEncoders:
     ) -> ConditionEncoders:
         """The encoders for what the data has; none for what it lacks. ConfigError where one cannot be loaded."""
         found = cls(cfg)
-        folders = {"text": "clip", "audio": "audio"}
-        for name, wanted in (("text", cfg.text), ("audio", cfg.audio)):
-            own = align / "model" / folders[name] if align is not None else None
+        sourced = ["vector"] if cfg.image or "source" in modalities else []
+        for name, wanted in (("text", cfg.text), ("audio", cfg.audio), ("vector", cfg.vector)):
+            own = align / "model" / ALIGNED[name] if align is not None else None
             where = (str(own) if own is not None and own.is_dir() else "none") if wanted == "auto" else wanted
-            if name not in modalities and wanted not in ("auto", "none"):
-                raise ConfigError(f"codes.conditions.{name}={wanted}, but the shards hold no {name}: leave it out.")
+            if name not in [*modalities, *sourced] and wanted not in ("auto", "none"):
+                what = (
+                    "source pictures are made (codes.conditions.image)" if name == "vector" else f"{name} in the shards"
+                )
+                raise ConfigError(f"codes.conditions.{name}={wanted}, but there is no {what}: leave it out.")
             if where == "none" and wanted == "auto" and name in modalities:
                 log.warning(UNHEARD, name, name)
-            if where == "none" or name not in modalities:
+            if where == "none" or name not in [*modalities, *sourced]:
                 continue
-            kind: Any = TextEncoder if name == "text" else AudioEncoder
-            setattr(found, name, kind.load(where, device))
+            setattr(found, name, KINDS[name].load(where, device))
             found.names[name] = ALIGN if wanted == "auto" else where
         return found
 
     def about(self) -> dict[str, Any]:
         """Per modality the encoder's name, fingerprint, width and how its words are kept; for `dataset.json`."""
-        cache = "shards" if self.cfg.stored else "live"
-        return {
-            name: {"encoder": self.names[name], "fingerprint": one.fingerprint(), "width": one.width, "cache": cache}
-            for name, one in (("text", self.text), ("audio", self.audio))
-            if one is not None
-        }
+        found: dict[str, Any] = {}
+        for name, one in (("text", self.text), ("audio", self.audio), ("vector", self.vector)):
+            if one is not None:
+                cache = "shards" if self.cfg.stored or name == "vector" else "live"
+                found[name] = {"encoder": self.names[name], "fingerprint": one.fingerprint()}
+                found[name] |= {"width": one.width, "cache": cache}
+        return found
+
+    def vectors(self, pictures: np.ndarray) -> list[bytes]:
+        """What the vision tower sees in source pictures uint8 (b, 3, s, s), each as a member."""
+        assert self.vector is not None
+        rows = _unmasked(self.vector(torch.from_numpy(pictures)))
+        return [encode_npy(pooled) for _, pooled in rows]
 
     def members(self, said: list[Said], samples: list[Sample]) -> list[dict[str, bytes]]:
         """Further members of each sample."""

@@ -153,6 +153,10 @@ class Extractor:
             for n, i in enumerate(here):
                 span = slice(n * self.cfg.variants, (n + 1) * self.cfg.variants)
                 found[i] |= {f"{kind}.level{level}.npy": encode_npy(c[span]) for level, c in enumerate(codes)}
+            if self.encoders.vector is not None:
+                seen = self.encoders.vectors(np.stack([chunk[i].sources[kind][0] for i in here]))
+                for i, vector in zip(here, seen, strict=True):
+                    found[i][f"{kind}.vector.npy"] = vector
         return found
 
     def counts_path(self, name: str) -> Path:

@@ -20,8 +20,10 @@ from einops import rearrange
 from pipeline.errors import ConfigError
 from pipeline.samples import Sample, decode_npy
 from pipeline.shards import Draw
+from stages.codes.encode_conditions import ALIGNED, KINDS
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.condition import Condition, Conditions, class_condition
+from stages.conditioning.image_encoder import vector_condition
 from stages.conditioning.pretrained import FEW_TOKENS
 from stages.conditioning.said import captions_of, sound_of
 from stages.conditioning.source_codes import image_condition
@@ -93,9 +95,12 @@ class ConditionDecode:
         kinds = [kind for kind in wanted if f"{kind}.level0.npy" in sample.members]
         if not kinds:
             empty = {f"source{i}": np.zeros(h * w, np.int32) for i, (h, w) in enumerate(self.grids)}
-            return {**empty, "has_source": 0}
+            nothing = np.zeros(self.about.get("vector", {}).get("width", 0), np.float16)
+            return {**empty, "has_source": 0} | ({"vector": nothing} if "vector" in self.about else {})
         kind = kinds[_one(len(kinds), draw, "source", any_of)]
         fields: dict[str, Any] = {"has_source": 1}
+        if "vector" in self.about:
+            fields["vector"] = decode_npy(sample.members[f"{kind}.vector.npy"])
         for i in range(len(self.grids)):
             codes = decode_npy(sample.members[f"{kind}.level{i}.npy"])[view]
             fields[f"source{i}"] = rearrange(codes, "h w -> (h w)").astype(np.int32)
@@ -118,15 +123,13 @@ def encoders_of(about: About, align: Iterable[Path], device: torch.device, *, on
         ConfigError: an encoder is not there any more, or is another one.
     """
     found: Encoders = {}
-    folders = {"text": "clip", "audio": "audio"}
-    kinds: dict[str, Any] = {"text": TextEncoder, "audio": AudioEncoder}
-    for name in ("text", "audio"):
+    for name in KINDS:
         if name not in about or (only_live and about[name]["cache"] != "live"):
             continue
         one = about[name]
-        places = [folder / "model" / folders[name] for folder in align] if one["encoder"] == "align" else [None]
+        places = [folder / "model" / ALIGNED[name] for folder in align] if one["encoder"] == "align" else [None]
         there = [place or one["encoder"] for place in places if place is None or place.is_dir()]
-        loaded = [kinds[name].load(place, device) for place in there]
+        loaded = [KINDS[name].load(place, device) for place in there]
         right = [encoder for encoder in loaded if encoder.fingerprint() == one["fingerprint"]]
         if not right:
             what = "another model than" if loaded else "not where the run expects"
@@ -148,6 +151,8 @@ def conditions_of(batch: dict[str, Any], modalities: Iterable[str], num_classes:
         elif name == "image":
             levels = sorted(key for key in batch if key.startswith("source"))
             found[name] = image_condition([batch[key].long() for key in levels], batch["has_source"].bool())
+        elif name == "vector":
+            found[name] = vector_condition(batch["vector"].float(), batch["has_source"].bool())
         elif name in batch:
             mask = torch.arange(batch[name].shape[1], device=batch[name].device) < batch[f"{name}_count"][:, None]
             found[name] = Condition(batch[name].float(), batch[f"{name}_pooled"].float(), mask)

@@ -9,7 +9,7 @@ from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, Opti
 from stages.prior.settings import SampleSettings
 
 KINDS = ("masked", "autoregressive")
-CONDITIONS = ("auto", "class", "text", "audio", "image")
+CONDITIONS = ("auto", "class", "text", "audio", "image", "vector")
 
 SHARES = ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_all")
 

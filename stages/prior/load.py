@@ -24,7 +24,7 @@ def save_prior(prior: Prior, folder: Path, codes: CodeSet, sampling: SampleSetti
         "model": prior.arguments,
         "classes": codes.classes,
         "conditions": prior.arguments["conditions"],
-        "encoders": {k: v for k, v in codes.conditions.items() if k in prior.arguments["conditions"]},
+        "encoders": {k: v for k, v in codes.conditions.items() if k in prior.arguments["conditions"] or k == "image"},
         "sampling": asdict(sampling),
         "tokenizer": codes.tokenizer,
         "image_size": codes.image_size,

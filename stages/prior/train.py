@@ -27,7 +27,7 @@ def train_prior(
     codes = open_codes(codes_folder, tokenizer)
     prior = build(cfg, codes)
     backend = Backend.start(cfg.backend, seed=cfg.seed)
-    heard = {name: about for name, about in codes.conditions.items() if name in prior.arguments["conditions"]}
+    heard = {name: about for name, about in codes.conditions.items() if name in listened(prior)}
     live = encoders_of(heard, [align] if align else [], backend.device, only_live=True)
     told = ConditionDecode(heard, tuple(codes.grids), live.get("audio")) if heard else None
     decode = CodesDecode(len(codes.grids), any_view=True, told=told)
@@ -51,6 +51,12 @@ def train_prior(
         "parameters": parameters,
         **figures,
     }
+
+
+def listened(prior: Prior) -> set[str]:
+    """What must be read for a prior: a vector is one of a source picture."""
+    names = set(prior.arguments["conditions"])
+    return names | ({"image"} if "vector" in names else set())
 
 
 def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
