@@ -19,9 +19,12 @@ def runs_dir(given: str | None) -> Path:
 def run_folder(text: str) -> Path:
     """The folder a RUN argument means: a path, or the name of a run in the runs folder; raises ConfigError."""
     runs = runs_dir(None)
-    for folder in (Path(text), runs / text):
-        if folder.is_dir():
-            return folder
+    found = [folder for folder in (Path(text), runs / text) if folder.is_dir()]
+    for folder in found:
+        if (folder / "recipe.yaml").is_file() or any(folder.glob("*/manifest.json")):
+            return folder  # a folder of data may have the name of a run
+    if found:
+        return found[0]
     names = sorted(path.name for path in runs.glob("*") if path.is_dir())
     hint = did_you_mean(text, names) if names else "\nMake one:  tessera run tiny"
     raise ConfigError(f"no run folder at '{text}' or '{runs / text}'.{hint}")

@@ -40,7 +40,7 @@ from stages.vqvae.load import load_autoencoder
 from stages.vqvae.model import Autoencoder
 
 BATCH = 64
-MARGIN, LABEL_WIDTH = 2, 96
+MARGIN, LETTER_WIDTH, MOST_LETTERS = 2, 6, 40
 
 
 class Painter:
@@ -82,6 +82,8 @@ class Painter:
             raise MissingInputError(
                 f"{run} has no stage '{with_}' to paint with.\nTrain one:  tessera run RECIPE --until {with_}"
             )
+        if with_.partition("@")[0] != "prior":
+            raise ConfigError(f"--with {with_}: a '{with_.partition('@')[0]}' does not paint. Name a prior.")
         prior, about = load_prior(folder, place)
         autoencoder, _ = load_autoencoder(_tokenizer_of(run, about["tokenizer"]), place)
         return cls(autoencoder, prior, about, place, _folders_of(run, "align"))
@@ -199,13 +201,14 @@ def paint_grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | No
     if not rows or not rows[0]:
         raise ValueError("a grid needs at least one picture.")
     width, height = rows[0][0].size
-    left = LABEL_WIDTH if labels else 0
+    shown = [label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 2]}.." for label in labels or []]
+    left = 8 + LETTER_WIDTH * max(map(len, shown)) if any(shown) else 0
     columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", (left + columns * (width + MARGIN), len(rows) * (height + MARGIN)), "white")
     pen = ImageDraw.Draw(sheet)
     for r, row in enumerate(rows):
         if labels:
-            pen.text((4, r * (height + MARGIN) + height // 2 - 6), labels[r][:16], fill="black")
+            pen.text((4, r * (height + MARGIN) + height // 2 - 6), shown[r], fill="black")
         for c, picture in enumerate(row):
             sheet.paste(picture, (left + c * (width + MARGIN), r * (height + MARGIN)))
     return sheet

@@ -39,6 +39,7 @@ class Perceptual(nn.Module):
 
         library: Any = transformers
         library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
         safe: dict[str, Any] = {"trust_remote_code": False}
         try:
             kind = library.AutoConfig.from_pretrained(str(where), **safe).model_type

@@ -150,6 +150,18 @@ def test_stored_conditions_are_what_the_encoders_say_live(run: Path) -> None:
         torch.testing.assert_close(a.tokens[:, :length][b.mask], b.tokens[b.mask], atol=1e-2, rtol=1e-2)
 
 
+def test_no_line_writes_over_the_pictures_of_another(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (
+        ["--class", "0", "--class", "1"],
+        ["--class", "0", "--class", "5"],
+        ["--class", "0", "--class", "1", "-n", "2"],
+    )
+    for line in lines:
+        assert main(["sample", str(run), "-n", "1", *line, "--device", "cpu"]) == 0
+    grids = {said.split()[-1] for said in capsys.readouterr().out.splitlines() if said.startswith("Open")}
+    assert len(grids) == 3
+
+
 def test_one_model_paints_from_every_subset(painter: Painter, files: Path) -> None:
     given = {
         "cls": "owl", "text": "작은 새가 검은 날개를 가졌다", "audio": files / "call.flac", "image": files / "bird.jpg",
@@ -214,6 +226,9 @@ def test_the_command_paints_rows_and_says_what_was_asked(
     assert asked["guidance"] == {"text": 3.0, "class": 1.0}
     assert len(asked["files"]) == 5
     assert all(Path(file).is_file() for file in asked["files"])
+
+    assert main([*line[:4], "-n", "1", "--out", str(out), "--device", "cpu"]) == 0  # nothing of the larger line stays
+    assert len(list(out.glob("*.png"))) == 2
 
     (files / "prompts").write_text('a blue bird\n{"audio": "%s", "as": null}\n' % (files / "call.flac"))
     assert main(["sample", str(run), "--prompts", str(files / "prompts"), "-n", "1", "--out", str(out)]) == 0

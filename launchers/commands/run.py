@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launchers.run_folders import runs_dir
 from pipeline.config import Recipe, load_recipe
-from pipeline.errors import ConfigError, TesseraError
+from pipeline.errors import ConfigError, Stopped, TesseraError
 from pipeline.runner import Outcome, Planned, RunOptions, newest_picture, plan_run, run_recipe
 
 EXAMPLE = "tessera run tiny vqvae.loop.steps=200 --until codes"
@@ -52,7 +52,12 @@ def call(arguments: argparse.Namespace) -> int:
         _print_plan(recipe, plan_run(recipe, STAGES, options), options, as_json=arguments.json)
         return 0
     say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
-    outcomes = run_recipe(recipe, STAGES, options, launch=partial(_launch, options.runs), say=say)
+    try:
+        outcomes = run_recipe(recipe, STAGES, options, launch=partial(_launch, options.runs), say=say)
+    except Stopped as stopped:
+        if arguments.redo is None:
+            raise
+        raise Stopped(str(stopped).replace("typed again resumes", "without --redo resumes")) from stopped
     report = write_report(options.runs / recipe.name)
     if arguments.json:
         print(json.dumps({one.instance: one.results for one in outcomes}, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from dataclasses import fields
@@ -77,7 +78,7 @@ def call(arguments: argparse.Namespace) -> int:
     rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
     asked = _asked(arguments, run, asks, painter, guidance)
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
-    out = arguments.out or run / "painted" / _folder_name(asks, arguments.seed)
+    out = arguments.out or run / "painted" / _folder_name(asks, arguments)
     asked["files"] = _write(rows, [_label(ask, painter.classes) for ask in asks], out)
     (out / "asked.json").write_text(json.dumps(asked, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(asked, indent=1, ensure_ascii=False) if arguments.json else f"Open {out / 'grid.png'}")
@@ -200,15 +201,27 @@ def _label(ask: Ask, classes: list[str]) -> str:
     name = classes[ask.cls] if isinstance(ask.cls, int) and classes else ""
     files = [Path(str(path)).stem for path in (ask.audio, ask.image) if path is not None]
     text = ask.text if ask.text and ask.text.isascii() else ""
-    return " ".join(part for part in (name, text, *files) if part)
+    return " ".join(part for part in (name, text, *files) if part) or ("(see asked.json)" if ask.text else "")
 
 
-def _folder_name(asks: list[Ask], seed: int) -> str:
+def _folder_name(asks: list[Ask], arguments: argparse.Namespace) -> str:
+    """What the first row asks for, and a mark of everything asked: no other line writes over these pictures."""
     first = asks[0]
     files = [Path(str(path)).stem for path in (first.audio, first.image) if path is not None]
     what = "-".join(str(part) for part in (first.cls, first.text, *files) if part is not None) or "any"
     safe = "".join(letter if letter.isalnum() else "-" for letter in what)[:60]
-    return f"{safe}{f'-and-{len(asks) - 1}' if len(asks) > 1 else ''}-seed{seed}"
+    everything = [str(ask) for ask in asks] + [arguments.n, arguments.seed, arguments.guidance, arguments.with_]
+    mark = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:6]
+    return f"{safe}{f'-and-{len(asks) - 1}' if len(asks) > 1 else ''}-seed{arguments.seed}-{mark}"
+
+
+def _earlier(out: Path) -> list[Path]:
+    """Pictures that an earlier line has put into this folder, by its own account."""
+    try:
+        files = json.loads((out / "asked.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [out / Path(str(file)).name for file in files]
 
 
 def _write(rows: list[list[Any]], names: list[str], out: Path) -> list[str]:
@@ -216,6 +229,8 @@ def _write(rows: list[list[Any]], names: list[str], out: Path) -> list[str]:
     from stages.generate import paint_grid
 
     out.mkdir(parents=True, exist_ok=True)
+    for stale in _earlier(out):
+        stale.unlink(missing_ok=True)
     files, lines, labels = [], [], []
     for number, row in enumerate(rows):
         for index, image in enumerate(row):

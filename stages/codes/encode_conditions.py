@@ -63,7 +63,7 @@ class ConditionEncoders:
                 )
                 raise ConfigError(f"codes.conditions.{name}={wanted}, but there is no {what}: leave it out.")
             if where == "none" and wanted == "auto" and name in modalities:
-                log.warning(UNHEARD, name, name)
+                log.info(UNHEARD, name, name)
             if where == "none" or name not in [*modalities, *sourced]:
                 continue
             setattr(found, name, KINDS[name].load(where, device))

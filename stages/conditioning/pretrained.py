@@ -40,11 +40,12 @@ def model_type(where: str | Path, kind: str) -> tuple[str, list[str]]:
 
 
 def quiet() -> None:
-    """No progress bars of transformers: loading a model is one of many things a stage does."""
+    """No bars and tables of transformers: loading a tower of a larger model leaves weights over, as it should."""
     from transformers.utils import logging
 
-    switch: Any = logging.disable_progress_bar
-    switch()
+    for switch in (logging.disable_progress_bar, logging.set_verbosity_error):
+        call: Any = switch
+        call()
 
 
 def load(cls: Any, where: str | Path, kind: str, **options: Any) -> Any:

@@ -70,18 +70,35 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
         results["samples"] = sample_figures(cfg, painter, real, probe)
         pictures["samples"] = class_grid(painter)
         if set(painter.listens) - {"class"}:
-            split, n = results["split"], min(cfg.obedience, len(real.images) // 2)
-            names = probe.values if probe is not None else {}
-            asked = read_asked(painter, inputs["codes"], names, real.keys[:n], split)
-            if n >= LEAST and asked.captions:
+            n, names = min(cfg.obedience, len(real.images) // 2), probe.values if probe is not None else {}
+            keys = real.keys[:n] if n >= LEAST else []
+            asked = read_asked(painter, inputs["codes"], names, keys, results["split"]) if keys else None
+            if asked is not None and asked.captions:
                 results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
                 pictures |= shown
+    results = {"headline": headline_of(results), **results}
     write_json(out / "results.json", results)
     tracker.images(pictures, 0)
     tracker.log(_flat(results), 0)
     tracker.table("figures", ["figure", "value"], [[name, value] for name, value in _flat(results).items()], 0)
     tracker.finish()
     return results
+
+
+def headline_of(results: dict[str, Any]) -> str:
+    """One line: how well pictures come back, how well classes and each other condition are obeyed."""
+    parts = [f"PSNR {results['reconstruction']['psnr']:.2f} dB"]
+    samples = results.get("samples", {})
+    if "class_accuracy" in samples:
+        real = results.get("probe_on_real", {}).get("class", 1.0)
+        parts.append(f"class accuracy of samples {samples['class_accuracy']:.3f} (of real pictures {real:.3f})")
+    if "coverage_of_ceiling" in samples.get("probe", {}):
+        parts.append(f"coverage {samples['probe']['coverage_of_ceiling']:.2f} of the ceiling")
+    for mode, found in results.get("obedience", {}).items():
+        if mode != "class" and found.get("obeyed"):
+            share = sum(found["obeyed"].values()) / len(found["obeyed"])
+            parts.append(f"{mode} obeyed {share:.2f}")
+    return ", ".join(parts)
 
 
 def read_real(val: list[Any], probe: Probe | None, size: int, most: int) -> Real:

@@ -25,6 +25,7 @@ from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.loss import Bank, contrastive_loss, recalls
 from stages.conditioning.align.model import Towers
 from stages.conditioning.align.read import AlignDecode
+from stages.conditioning.pretrained import quiet
 from stages.conditioning.text_encoder import longest_of
 from stages.images import CropDecode, rows_of_pictures
 
@@ -126,6 +127,7 @@ class AlignTask:
 
     def export(self, folder: Path) -> None:
         """The averaged towers as `transformers` saves them: `clip` with tokenizer and image processor, `audio`."""
+        quiet()
         towers = self._averaged()
         towers.clip.save_pretrained(str(folder / "clip"))
         self.processors.tokenizer.save_pretrained(str(folder / "clip"))
