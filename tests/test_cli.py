@@ -41,7 +41,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("module", COMMANDS)
 def test_the_example_of_every_help_is_a_line_that_parses(module: Any) -> None:
-    words = module.EXAMPLE.split()
+    words = shlex.split(module.EXAMPLE)
     assert words[0] == "tessera"
     _, rest = build_parser().parse_known_args(words[1:])
     assert not rest
