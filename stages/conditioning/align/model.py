@@ -8,6 +8,7 @@ Shapes: b batch, s side of a picture, t tokens, f frames and m mel bands of a so
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -54,10 +55,13 @@ class Towers(nn.Module):
         self.clip, self.audio, self.side, self.frozen = clip, audio, side, frozen
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
-        self.own_scale: nn.Parameter | None = None
-        if frozen:  # CLIP stays as it is, and its temperature is that of a model long trained
+        self.given_scale = clip.logit_scale.detach().clone()
+        del clip.logit_scale  # a number without dimensions, which ZeRO cannot send; `whole_clip` puts it back
+        # a frozen CLIP keeps its own, that of a model long trained
+        start = math.log(1 / temperature) if frozen else float(self.given_scale)
+        self.log_scale = nn.Parameter(torch.full((1,), start))
+        if frozen:
             clip.requires_grad_(False)
-            self.own_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def forward(
         self, images: Tensor, ids: Tensor, mask: Tensor, sounds: Tensor | None
@@ -90,9 +94,15 @@ class Towers(nn.Module):
 
     def scale(self) -> Tensor:
         """What similarities are multiplied with: the inverse of the learned temperature."""
-        logarithm: Tensor = self.clip.logit_scale if self.own_scale is None else self.own_scale
-        free = logarithm.exp()
+        free = self.log_scale[0].exp()
         return free + (free.clamp(max=MOST_SCALE) - free).detach()  # at the limit it may still come back
+
+    def whole_clip(self) -> Any:
+        """The CLIP with its temperature, as it is saved."""
+        clip = copy.deepcopy(self.clip)
+        scale = self.given_scale if self.frozen else self.log_scale.detach()[0]
+        clip.logit_scale = nn.Parameter(scale.clone())
+        return clip
 
 
 def build_clip(cfg: AlignConfig, tokenizer: Any) -> Any:

@@ -129,7 +129,7 @@ class AlignTask:
         """The averaged towers as `transformers` saves them: `clip` with tokenizer and image processor, `audio`."""
         quiet()
         towers = self._averaged()
-        towers.clip.save_pretrained(str(folder / "clip"))
+        towers.whole_clip().save_pretrained(str(folder / "clip"))
         self.processors.tokenizer.save_pretrained(str(folder / "clip"))
         self.processors.image.save_pretrained(str(folder / "clip"))
         if towers.audio is not None:
