@@ -61,9 +61,7 @@ def main() -> None:
     probe: Probe = get_probe(EvaluationConfig(), train, find_values(train, 26), painter.image_size, out)
     held = arguments.source / "heldout"
     rows = read_rows(held, 2 * arguments.n)
-    real = _stacked(
-        [read_picture(_center(held / row["file_name"], painter.image_size), painter.image_size) for row in rows]
-    )
+    real = _stacked([_center(held / row["file_name"], painter.image_size) for row in rows])
     asked = rows[: arguments.n]
     truth = {CLASS: torch.tensor([painter.classes.index(row["label"]) for row in asked])} | {
         name: torch.tensor([probe.values[name].index(row["attributes"][name]) for row in asked])
