@@ -45,7 +45,7 @@ def read_with_workers(read: Read, start: int, workers: int, *, patient: bool = F
         generator=torch.Generator(),  # else the loader draws from torch's global generator
     )
     try:
-        for piece in loader:
+        for piece in _started(loader):
             if isinstance(piece, TesseraError):
                 raise piece
             yield piece
@@ -56,6 +56,15 @@ def read_with_workers(read: Read, start: int, workers: int, *, patient: bool = F
             f"a reader worker died or hung: {str(error).splitlines()[0]}\nSee why with data.workers=0; few workers and "
             "a larger /dev/shm help where memory is short."
         ) from error
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers with the requests blocked: one that came before `_prepare_worker` ran would end a worker."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Pieces(IterableDataset[Any]):

@@ -55,7 +55,7 @@ def test_members_decode_to_what_the_scene_says() -> None:
     assert record["captions"][0] == stored["txt"].decode()
     assert rate == 16_000
     np.testing.assert_allclose(sound, birds.call(scene), atol=1e-4)
-    assert "flac" not in birds.sample(0, 7, 64, with_call=False).members
+    assert "flac" not in birds.sample(0, 7, 64, with_sound=False).members
 
 
 def test_attributes_are_uniform(scenes: list[birds.Scene]) -> None:
