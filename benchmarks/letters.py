@@ -45,7 +45,7 @@ from einops import reduce
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.images import encode_image
-from data_prep.sounds import encode_flac
+from data_prep.sounds import encode_flac, resampled
 from pipeline.atomic_file import write_atomically
 from pipeline.errors import ConfigError, DataError, TesseraError
 from pipeline.randomness import numpy_rng
@@ -278,14 +278,9 @@ def speak(letter: str, voicing: Voicing) -> bytes:
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """From `rate` to RATE per second, and to a peak of 0.8: the spectrum of t samples, cut or filled with zeros."""
+    """From `rate` to RATE per second, and to a peak of 0.8, between two silences."""
     silence = np.zeros(rate // 50)
-    padded = np.concatenate([silence, samples, silence])
-    count = round(len(padded) * RATE / rate)
-    spectrum = np.fft.rfft(padded)
-    kept = np.zeros(count // 2 + 1, complex)
-    kept[: min(len(kept), len(spectrum))] = spectrum[: len(kept)]
-    changed = np.fft.irfft(kept, count)
+    changed = resampled(np.concatenate([silence, samples, silence]), rate, RATE)
     changed *= 0.8 / np.abs(changed).max()
     return changed
 

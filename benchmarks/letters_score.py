@@ -46,6 +46,49 @@ def read_rows(source: Path, n: int) -> list[dict[str, Any]]:
     return [by_letter[letter][i] for i in range(-(-n // 26)) for letter in sorted(by_letter)][:n]
 
 
+def score(run: Path, source: Path, n: int, out: Path) -> dict[str, Any]:
+    """Accuracies and coverage of n letters by class, by caption and by sound; their pictures go into `out`."""
+    painter = Painter.load(run)
+    use = load_recipe(run / "recipe.yaml").use
+    train = open_shards(Path(use.get("shards", run / "shards"))).split("train")
+    probe: Probe = get_probe(EvaluationConfig(), train, find_values(train, 26), painter.image_size, out)
+    held = source / "heldout"
+    rows = read_rows(held, 2 * n)
+    real = _stacked([_center(held / row["file_name"], painter.image_size) for row in rows])
+    asked, truth = rows[:n], truth_of(rows[:n], painter.classes, probe)
+    reference, other = (features(probe.features, some) for some in (real[:n], real[n:]))
+    ceiling = precision_recall_density_coverage(reference, other, 5)["coverage"]
+    results: dict[str, Any] = {"n": len(asked)}
+    results["real_held_out_faces"] = {**accuracies(answers(probe, real[:n]), truth), "coverage": ceiling}
+    for mode, asks in asks_of(asked, held).items():
+        conditions = painter.reader.conditions(asks, painter.listens)
+        painted = painter.paint_conditions(conditions, torch.arange(len(asks)) + 5_000_000)
+        Image.fromarray(rows_of_pictures(*np.split(painted[: 4 * SHOWN], 4))).save(out / f"{mode}.png")
+        images = torch.from_numpy(rearrange(painted, "n h w c -> n c h w").copy())
+        named = truth if mode == "text" else {CLASS: truth[CLASS]}
+        share = precision_recall_density_coverage(reference, features(probe.features, images), 5)["coverage"] / ceiling
+        results[mode] = {**accuracies(answers(probe, images), named), "coverage_of_ceiling": round(share, 3)}
+        print(mode, json.dumps(results[mode]), flush=True)
+    return results
+
+
+def truth_of(rows: list[dict[str, Any]], classes: list[str], probe: Probe) -> dict[str, Tensor]:
+    """Letter, weight and slant as the probe numbers them."""
+    truth = {CLASS: torch.tensor([classes.index(row["label"]) for row in rows])}
+    for name in ("weight", "slant"):
+        truth[name] = torch.tensor([probe.values[name].index(row["attributes"][name]) for row in rows])
+    return truth
+
+
+def asks_of(rows: list[dict[str, Any]], held: Path) -> dict[str, list[Ask]]:
+    """The same letters asked for by each condition alone."""
+    return {
+        "class": [Ask(cls=row["label"]) for row in rows],
+        "text": [Ask(text=row["text"] if isinstance(row["text"], str) else row["text"][0]) for row in rows],
+        "audio": [Ask(audio=held / row["audio"]) for row in rows],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
@@ -55,40 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out or arguments.run / "score"
     out.mkdir(parents=True, exist_ok=True)
-    painter = Painter.load(arguments.run)
-    use = load_recipe(arguments.run / "recipe.yaml").use
-    train = open_shards(Path(use.get("shards", arguments.run / "shards"))).split("train")
-    probe: Probe = get_probe(EvaluationConfig(), train, find_values(train, 26), painter.image_size, out)
-    held = arguments.source / "heldout"
-    rows = read_rows(held, 2 * arguments.n)
-    real = _stacked([_center(held / row["file_name"], painter.image_size) for row in rows])
-    asked = rows[: arguments.n]
-    truth = {CLASS: torch.tensor([painter.classes.index(row["label"]) for row in asked])} | {
-        name: torch.tensor([probe.values[name].index(row["attributes"][name]) for row in asked])
-        for name in ("weight", "slant")
-    }
-    reference, other = real[: arguments.n], real[arguments.n :]
-    seen = {name: features(probe.features, some) for name, some in (("real", reference), ("other", other))}
-    ceiling = precision_recall_density_coverage(seen["real"], seen["other"], 5)
-    results: dict[str, Any] = {
-        "n": len(asked),
-        "real_held_out_faces": {**accuracies(answers(probe, reference), truth), "coverage": ceiling["coverage"]},
-    }
-    modes = {
-        "class": [Ask(cls=row["label"]) for row in asked],
-        "text": [Ask(text=row["text"] if isinstance(row["text"], str) else row["text"][0]) for row in asked],
-        "audio": [Ask(audio=held / row["audio"]) for row in asked],
-    }
-    for mode, asks in modes.items():
-        conditions = painter.reader.conditions(asks, painter.listens)
-        painted = painter.paint_conditions(conditions, torch.arange(len(asks)) + 5_000_000)
-        Image.fromarray(rows_of_pictures(*np.split(painted[: 4 * SHOWN], 4))).save(out / f"{mode}.png")
-        images = torch.from_numpy(rearrange(painted, "n h w c -> n c h w").copy())
-        named = truth if mode == "text" else {CLASS: truth[CLASS]}
-        of = precision_recall_density_coverage(seen["real"], features(probe.features, images), 5)
-        share = of["coverage"] / ceiling["coverage"]
-        results[mode] = {**accuracies(answers(probe, images), named), "coverage_of_ceiling": round(share, 3)}
-        print(mode, json.dumps(results[mode]), flush=True)
+    results = score(arguments.run, arguments.source, arguments.n, out)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results))
 

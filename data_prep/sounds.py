@@ -32,6 +32,16 @@ def stored_sound(payload: bytes) -> tuple[str, bytes]:
         raise RejectedError("damaged_sound", f"{type(error).__name__}: {_steady(error)}") from None
 
 
+def resampled(samples: np.ndarray, given: int, rate: int) -> np.ndarray:
+    """(t,) at another rate, up to its loudness: the spectrum, cut or filled with zeros."""
+    count = round(len(samples) * rate / given)
+    spectrum = np.fft.rfft(samples)
+    kept = np.zeros(count // 2 + 1, complex)
+    shared = min(len(kept), len(spectrum))
+    kept[:shared] = spectrum[:shared]
+    return np.asarray(np.fft.irfft(kept, count))
+
+
 def encode_flac(samples: np.ndarray, rate: int) -> bytes:
     """16-bit FLAC of float (channels, t) in [-1, 1]."""
     import soundfile

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -83,6 +84,17 @@ def cut(
 def picture_to_tensor(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Bytes to [-1, 1], on whatever device they are."""
     return images.float().mul_(1 / 127.5).sub_(1.0)
+
+
+def shown_to(
+    images: Float[Tensor, "b 3 h w"], side: int, mean: Float[Tensor, "3 1 1"], deviation: Float[Tensor, "3 1 1"]
+) -> Float[Tensor, "b 3 side side"]:
+    """Pictures in [-1, 1] as a vision model of this side takes them; its mean and deviation are of [0, 1]."""
+    pictures = images.float() * 0.5 + 0.5
+    if pictures.shape[-2:] != (side, side):
+        smaller = min(pictures.shape[-2:]) > side
+        pictures = F.interpolate(pictures, (side, side), mode="area" if smaller else "bilinear")
+    return (pictures - mean) / deviation
 
 
 def tensor_to_picture(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:

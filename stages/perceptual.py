@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from stages.images import shown_to
 
 
 class Perceptual(nn.Module):
@@ -67,11 +68,6 @@ class Perceptual(nn.Module):
         return torch.stack([(a - b).square().sum(dim=-1).mean() for a, b in zip(ours, theirs, strict=True)]).mean()
 
     def _features(self, images: Tensor) -> list[Float[Tensor, "b t d"]]:
-        pictures = images.float() * 0.5 + 0.5
-        if pictures.shape[-2:] != (self.side, self.side):
-            smaller = min(pictures.shape[-2:]) > self.side
-            pictures = F.interpolate(pictures, (self.side, self.side), mode="area" if smaller else "bilinear")
-        hidden = self.model(
-            pixel_values=(pictures - self.mean) / self.deviation, output_hidden_states=True
-        ).hidden_states
+        pictures = shown_to(images, self.side, self.mean, self.deviation)
+        hidden = self.model(pixel_values=pictures, output_hidden_states=True).hidden_states
         return [F.normalize(hidden[depth].float(), dim=-1) for depth in self.depths]

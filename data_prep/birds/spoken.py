@@ -16,6 +16,7 @@ import numpy as np
 
 from data_prep.birds.call import RATE
 from data_prep.birds.scene import Scene
+from data_prep.sounds import resampled
 from pipeline.errors import ConfigError, DataError
 from pipeline.randomness import numpy_rng
 
@@ -67,15 +68,5 @@ def speak(sentence: str, voicing: Voicing) -> np.ndarray:
         raise DataError(f"espeak-ng did not say '{sentence}': {done.stderr.decode(errors='replace').strip()[:200]}.")
     samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float64")
     loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
-    sound = _resampled(samples[loud[0] : loud[-1] + 1], rate)
+    sound = resampled(samples[loud[0] : loud[-1] + 1], rate, RATE)
     return np.asarray(sound * (PEAK / np.abs(sound).max()), dtype=np.float32)
-
-
-def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
-    """To `RATE`: the spectrum, cut or filled with zeros."""
-    count = round(len(samples) * RATE / rate)
-    spectrum = np.fft.rfft(samples)
-    kept = np.zeros(count // 2 + 1, complex)
-    shared = min(len(kept), len(spectrum))
-    kept[:shared] = spectrum[:shared]
-    return np.asarray(np.fft.irfft(kept, count))

@@ -28,12 +28,10 @@ from stages.conditioning.pretrained import (
     model_type,
     to_width,
 )
-from stages.conditioning.sounds import Sound, padded, window
+from stages.conditioning.sounds import Sound, heard, padded
 
 LOG_MEL = "log-mel"
 SPEECH = ("wav2vec2", "hubert", "wavlm")
-SHORTEST = 400
-"""Samples a sound is padded to: a frame of Kaldi's features."""
 DECIDING = (
     "sampling_rate", "feature_size", "num_mel_bins", "max_length", "mean", "std", "do_normalize", "hop_length",
     "fft_window_size", "frequency_min", "frequency_max", "top_db", "return_attention_mask", "padding_value",
@@ -109,7 +107,7 @@ class AudioEncoder(nn.Module):
         Raises:
             ValueError: a sound is empty or not finite.
         """
-        windows = [padded(window(sound, self.rate, self.seconds), SHORTEST) for sound in sounds]
+        windows = [heard(sound, self.rate, self.seconds) for sound in sounds]
         count = round(self.seconds * self.rate)
         if self.family == "clap":
             config: Any = self.model.config

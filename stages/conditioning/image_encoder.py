@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from stages.conditioning.condition import Condition
 from stages.conditioning.pretrained import fingerprint_of, load, load_weights, model_type
-from stages.images import picture_to_tensor
+from stages.images import picture_to_tensor, shown_to
 
 
 class ImageEncoder(nn.Module):
@@ -53,11 +52,8 @@ class ImageEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, pictures: UInt8[Tensor, "b 3 s s"]) -> Condition:
         """One token per picture, which is its pooled vector too."""
-        images = picture_to_tensor(pictures.to(self.mean.device)) * 0.5 + 0.5
-        if images.shape[-1] != self.side:
-            mode = "area" if images.shape[-1] > self.side else "bilinear"
-            images = F.interpolate(images, (self.side, self.side), mode=mode)
-        pooled = self.model(pixel_values=(images - self.mean) / self.deviation).image_embeds
+        images = picture_to_tensor(pictures.to(self.mean.device))
+        pooled = self.model(pixel_values=shown_to(images, self.side, self.mean, self.deviation)).image_embeds
         return vector_condition(pooled, torch.ones(len(pooled), dtype=torch.bool, device=pooled.device))
 
 

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 
 MOST_PHASES = 1000
+"""Of a polyphase kernel: beyond it the kernel would fill the memory."""
+SHORTEST = 400
+"""Samples of the shortest window: a frame of 25 ms at 16 kHz."""
 Sound = tuple[np.ndarray, int]
 """float32 (c, t) in [-1, 1] and samples per second."""
 
@@ -36,6 +39,11 @@ def window(sound: Sound, rate: int, seconds: float) -> Float[np.ndarray, " n"]:
     starts = np.arange(0, len(mono) - wanted + 1, max(1, rate // 20))
     best = int(starts[np.argmax(energy[starts + wanted] - energy[starts])])
     return mono[best : best + wanted]
+
+
+def heard(sound: Sound, rate: int, seconds: float) -> Float[np.ndarray, " n"]:
+    """The window an encoder hears, at least one frame of Kaldi's features long."""
+    return padded(window(sound, rate, seconds), SHORTEST)
 
 
 def _resampled(mono: Float[np.ndarray, " t"], given: int, rate: int) -> Float[np.ndarray, " n"]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stages.conditioning.align.config import AlignConfig, TowerConfig
-from stages.images import picture_to_tensor
+from stages.images import picture_to_tensor, shown_to
 
 HEAD = 32
 MOST_SCALE = 100.0  # CLIP, section 2.5
@@ -75,11 +75,7 @@ class Towers(nn.Module):
 
     def see(self, images: Tensor) -> Float[Tensor, "b e"]:
         """Unit vectors of uint8 pictures."""
-        pictures = picture_to_tensor(images) * 0.5 + 0.5
-        if pictures.shape[-1] != self.side:
-            smaller = pictures.shape[-1] > self.side
-            pictures = F.interpolate(pictures, (self.side, self.side), mode="area" if smaller else "bilinear")
-        pictures = (pictures - self.mean) / self.deviation
+        pictures = shown_to(picture_to_tensor(images), self.side, self.mean, self.deviation)
         return F.normalize(self.clip.get_image_features(pixel_values=pictures).pooler_output.float(), dim=-1)
 
     def read(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b e"]:

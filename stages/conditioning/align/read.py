@@ -18,12 +18,10 @@ from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
 from stages.conditioning.said import Said, captions_of, say, sound_of, transcript_of
-from stages.conditioning.sounds import Sound, padded, window
+from stages.conditioning.sounds import Sound, heard
 from stages.images import CropDecode
 
 MOST_CAPTIONS, MOST_SAMPLES = 100_000, 20_000
-SHORTEST = 400
-"""Samples of a frame of Kaldi's features."""
 
 
 def some_captions(shards: list[Shard]) -> Iterator[str]:
@@ -36,11 +34,6 @@ def some_sounds(shards: list[Shard], count: int, seconds: float, rate: int) -> l
     """A window of each of the first sounds."""
     sounds = (said.sound for said in _first(shards, "audio"))
     return list(islice((heard(sound, rate, seconds) for sound in sounds if sound is not None), count))
-
-
-def heard(sound: Sound, rate: int, seconds: float) -> np.ndarray:
-    """The window of a sound an audio tower hears, at least one frame long."""
-    return padded(window(sound, rate, seconds), SHORTEST)
 
 
 def _first(shards: list[Shard], modality: str) -> Iterator[Said]:
