@@ -191,7 +191,8 @@ def spoken_captions(judge: Judge) -> dict[str, Any]:
     asks, truths = [], []
     for scene in scenes:
         truth = attributes(scene)
-        sentence = f"a {truth['size']} bird with {truth['wing']} wings"
+        size = wordings.ENGLISH["size"][truth["size"]][0]
+        sentence = f"a {size} bird with {truth['wing']} wings"
         voice = HELD_OUT_VOICES[int(rng.integers(len(HELD_OUT_VOICES)))]
         said = speak(sentence, Voicing(voice, int(rng.integers(30, 71)), int(rng.integers(200, 261))))
         asks.append(Ask(audio=(said[None], RATE)))

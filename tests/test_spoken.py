@@ -47,7 +47,7 @@ def test_a_share_of_the_samples_speaks_one_of_its_captions() -> None:
     told = [transcript_of(one) for one in made]
     assert 2 <= sum(map(bool, told)) <= 14
     for index, (one, transcript) in enumerate(zip(made, told, strict=True)):
-        assert not transcript or transcript in captions(describe(0, index))
+        assert not transcript or any(said.startswith(transcript) for said in captions(describe(0, index)))
         sound, rate = decode_sound(one.members["flac"])
         assert rate == RATE and np.isfinite(sound).all()
         assert ("voice" in json.loads(one.members["json"])) == bool(transcript)

@@ -11,11 +11,14 @@ from data_prep.birds.scene import Scene, attributes
 from pipeline.randomness import numpy_rng
 
 SENTENCES_PER_LANGUAGE = 5
+LONG = 0.5
+"""Share of the captions that are two sentences."""
+_ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 _COLOUR_SLOTS = ("wing", "body", "left_wing", "left_body", "right_wing", "right_body")
 
 
 def captions(scene: Scene, *, held_out: bool = False) -> list[str]:
-    """True sentences about the picture in both languages, shuffled; the same ones for the same scene.
+    """True captions of the picture in both languages, shuffled; the same ones for the same scene.
 
     With `held_out` all the wordings that shards never contain, instead of some of the usual ones.
     """
@@ -60,7 +63,17 @@ def korean(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> li
 def _some(rng: np.random.Generator, templates: tuple[str, ...], every: bool) -> list[str]:
     if every:
         return list(templates)
-    return [templates[i] for i in rng.permutation(len(templates))[:SENTENCES_PER_LANGUAGE]]
+    order = iter(rng.permutation(len(templates)))
+    chosen = [
+        ". ".join(templates[next(order)] for _ in range(1 + (rng.random() < LONG)))
+        for _ in range(SENTENCES_PER_LANGUAGE)
+    ]
+    return [_expanded(rng, template) for template in chosen]
+
+
+def _expanded(rng: np.random.Generator, template: str) -> str:
+    """One alternative of each `[one|another]`, left to right."""
+    return _ALTERNATIVES.sub(lambda found: _one_of(rng, tuple(found[1].split("|"))), template)
 
 
 def _one_of(rng: np.random.Generator, words: tuple[str, ...]) -> str:

@@ -26,6 +26,8 @@ VOICES = (
 )  # fmt: skip
 HELD_OUT_VOICES = ("en-us+m5", "en-us+f3", "en-gb+m8", "en-gb-x-rp+f2")
 PEAK, QUIET = 0.6, 0.02
+MOST_WORDS = 10
+"""Of a spoken sentence, where there is one that short: about three seconds."""
 LINE = "apt-get install -y espeak-ng"
 
 
@@ -45,10 +47,11 @@ def check_speaker() -> None:
 
 
 def spoken(scene: Scene, sentences: list[str], *, held_out: bool = False) -> tuple[np.ndarray, str, Voicing]:
-    """One of the English sentences about a scene: float32 (t,) at `RATE`, the sentence, how it was said."""
+    """One sentence of the English captions of a scene: float32 (t,) at `RATE`, the sentence, how it was said."""
     rng = numpy_rng(scene.seed, "bird voice", scene.index)
-    english = [sentence for sentence in sentences if sentence.isascii()]
-    sentence = english[int(rng.integers(len(english)))]
+    english = [caption.split(". ")[0] for caption in sentences if caption.isascii()]
+    short = [sentence for sentence in english if len(sentence.split()) <= MOST_WORDS] or english
+    sentence = short[int(rng.integers(len(short)))]
     voices = HELD_OUT_VOICES if held_out else VOICES
     voicing = Voicing(voices[int(rng.integers(len(voices)))], int(rng.integers(30, 71)), int(rng.integers(200, 261)))
     return speak(sentence, voicing), sentence, voicing

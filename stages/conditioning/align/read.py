@@ -57,6 +57,8 @@ class AlignDecode:
     seconds: float = 0.0
     any_caption: bool = True
     """Draw one of the captions; else the first."""
+    speeds: tuple[float, ...] = (1.0,)
+    """Play each sound at one of these."""
 
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.crop(sample, draw))
@@ -67,11 +69,15 @@ class AlignDecode:
         fields |= {"text": captions[place] if captions else "", "has_text": int(bool(captions))}
         if self.prepare is not None:
             sound = sound_of(sample)
-            fields |= {"sound": self._heard(sound), "has_sound": int(sound is not None)}
+            speed = self.speeds[int(draw.rng("speed").integers(len(self.speeds)))]
+            fields |= {"sound": self._heard(sound, speed), "has_sound": int(sound is not None)}
         return fields
 
-    def _heard(self, sound: Sound | None) -> np.ndarray:
+    def _heard(self, sound: Sound | None, speed: float) -> np.ndarray:
         rate = self.prepare.sampling_rate
-        samples = np.zeros(rate // 5, np.float32) if sound is None else heard(sound, rate, self.seconds)
+        if sound is None:
+            samples = np.zeros(rate // 5, np.float32)
+        else:
+            samples = heard((sound[0], round(sound[1] * speed)), rate, self.seconds)
         features = self.prepare(samples, sampling_rate=rate, return_tensors="np")["input_values"][0]
         return np.asarray(features, dtype=np.float32)

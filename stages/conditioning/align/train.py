@@ -35,7 +35,7 @@ def train_alignment(cfg: AlignConfig, shards_folder: Path, out: Path) -> dict[st
     backend = Backend.start(cfg.backend, seed=cfg.seed)
     towers, processors = build(cfg, shards)
     seconds = cfg.audio_seconds
-    decode = AlignDecode(CropDecode(size, random=True), processors.sound, seconds)
+    decode = AlignDecode(CropDecode(size, random=True), processors.sound, seconds, speeds=cfg.sound_speeds)
     train_split = shards.split("train")
     batches = open_batches(train_split, decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world)
     val = shards.split("val") if "val" in shards.splits else []
