@@ -6,7 +6,7 @@ It reads what the stages left on disk and nothing else, so a run that was stoppe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -22,6 +22,10 @@ REPORT = "report.html"
 RATE = "perf/images_per_second"
 MEMORY = "perf/gpu_memory_gib"
 EARLIER = 4
+RECONSTRUCTED, ASKED, BY = "reconstruct", "asked_by_", "samples_"
+"""How pictures are named that show reconstructions, all conditions of one sample, one condition."""
+SHOWN_CLASSES = {"prior": 8, "evaluation": 16}
+"""Rows of their pictures of classes, at most."""
 _USE = re.compile(r"(?:^|[._/])level[_.]?(\d+)[._](usage|perplexity)$")
 _TILES = (
     "psnr",
@@ -83,8 +87,9 @@ def _headline(run: RunFolder) -> Iterator[tuple[str, float]]:
 
 
 def _samples(run: RunFolder) -> str:
-    parts = [_pictures(stage) for stage in reversed(run.of_kind("prior", "gan"))]
-    parts += [_pictures(stage) for stage in run.of_kind("evaluation")]
+    stages = [*run.of_kind("evaluation"), *reversed(run.of_kind("prior", "gan"))]
+    classes = next((c for one in run.of_kind("prior") if isinstance(c := one.results.get("classes"), list)), [])
+    parts = [_pictures(stage, lambda name: not name.startswith(RECONSTRUCTED), classes) for stage in stages]
     return section("samples", "Samples", *parts, *([] if any(parts) else [soft("No samples were painted yet.")]))
 
 
@@ -93,17 +98,21 @@ def _reconstructions(run: RunFolder) -> str:
         "Row by row: the pictures, their reconstructions and, with several levels, what the coarsest alone says."
     )
     parts = [_pictures(stage) for stage in run.of_kind("vqvae")]
+    parts += [_pictures(stage, lambda name: name.startswith(RECONSTRUCTED)) for stage in run.of_kind("evaluation")]
     return section("reconstructions", "Reconstructions", *([said, *parts] if any(parts) else []))
 
 
-def _pictures(stage: StageFolder) -> str:
-    """The newest picture of every name, and a few earlier ones folded away."""
+def _pictures(
+    stage: StageFolder, chosen: Callable[[str], bool] = lambda name: True, classes: Sequence[str] = ()
+) -> str:
+    """The newest picture of every chosen name, and a few earlier ones folded away."""
     by_name: dict[str, list[Picture]] = {}
     for one in stage.pictures:
-        by_name.setdefault(one.name, []).append(one)
+        if chosen(one.name):
+            by_name.setdefault(one.name, []).append(one)
     parts = []
     for painted in by_name.values():
-        shown = [(one, html) for one in painted if (html := picture(one.path, _caption(stage, one)))]
+        shown = [(one, html) for one in painted if (html := picture(one.path, _caption(stage, one, classes)))]
         if not shown:
             continue
         earlier = [html for _, html in _spread(shown[:-1], EARLIER)]
@@ -117,9 +126,25 @@ def _spread(items: list[Any], most: int) -> list[Any]:
     return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
 
 
-def _caption(stage: StageFolder, one: Picture) -> str:
+def _caption(stage: StageFolder, one: Picture, classes: Sequence[str]) -> str:
     step = f", step {one.step:,}" if one.step is not None else ""
-    return f"{stage.name}: {one.name.replace('_', ' ')}{step}"
+    legend = _legend(one.name, classes[: SHOWN_CLASSES.get(stage.kind)])
+    return f"{stage.name}: {one.name.replace('_', ' ')}{step}" + (f". {legend}" if legend else "")
+
+
+def _legend(name: str, classes: Sequence[str]) -> str:
+    """What the rows of a picture of samples are; its name says what it was painted by."""
+    if name.startswith(ASKED):
+        modes = name.removeprefix(ASKED).split("_")
+        return (
+            f"Each column is one sample of val. From above: the true picture; painted by its {'; by its '.join(modes)}."
+        )
+    if name.startswith(BY):
+        how = name.removeprefix(BY)
+        return f"Above, samples of val as their codes decode; below, two paintings of each by its {how} alone."
+    if name == "samples" and classes:
+        return f"A row per class, from above: {', '.join(map(str, classes))}."
+    return ""
 
 
 def _curves(run: RunFolder) -> str:

@@ -116,8 +116,8 @@ def test_the_newest_sample_is_the_first_picture_and_earlier_ones_follow(run: Pat
     pictures = written(run).pictures
 
     colours = [np.asarray(picture)[0, 0, 0] for picture in pictures]
-    assert colours == [20, 10, 200, 90]
-    assert pictures[0].size == (24, 16)
+    assert colours == [200, 20, 10, 90]
+    assert pictures[1].size == (24, 16)
 
 
 def test_the_page_refers_to_nothing_outside_and_has_no_script(run: Path) -> None:
@@ -192,7 +192,7 @@ def test_damaged_lines_pictures_and_tables_are_passed_over(run: Path) -> None:
     (run / "recipe.yaml").write_bytes(b"a: [\xff")
 
     page = written(run)
-    assert [np.asarray(picture)[0, 0, 0] for picture in page.pictures] == [10, 200, 90]
+    assert [np.asarray(picture)[0, 0, 0] for picture in page.pictures] == [200, 10, 90]
     assert not {"text", "flag", "none"} & {chart.title for chart in charts_of(read_run(run).stages[2].series)}
     assert "a: [" in page.words
 
@@ -233,8 +233,8 @@ def test_large_pictures_are_scaled_down_and_small_ones_enlarged_without_blur(run
     page = written(run)
     assert max(picture.size[0] for picture in page.pictures) == 2400
     images = [values for tag, values in page.tags if tag == "img"]
-    assert (images[0]["class"], images[0]["width"]) == ("small", "96")
-    assert "class" not in images[2]
+    assert (images[1]["class"], images[1]["width"]) == ("small", "96")
+    assert "class" not in images[0]
 
 
 def test_writing_twice_gives_the_same_page(run: Path) -> None:
@@ -289,3 +289,23 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "new" / "recipe.yaml").write_text("seed: 0\n", encoding="utf-8")
 
     assert "No samples were painted yet" in written(tmp_path / "new").words
+
+
+def test_pictures_say_what_their_rows_are(run: Path) -> None:
+    finish(run / "prior", {"classes": ["robin", "wren"]})
+    paint(run / "prior" / "samples" / "step-00009000-samples_text.png", 5)
+    paint(run / "evaluation" / "samples" / "step-00000000-asked_by_class_text_grey.png", 6)
+
+    words = re.sub(r"\s+", " ", written(run).words)
+
+    assert "painted by its class; by its text; by its grey." in words
+    assert "two paintings of each by its text alone" in words
+    assert "A row per class, from above: robin, wren." in words
+
+
+def test_reconstructions_are_no_samples(run: Path) -> None:
+    paint(run / "evaluation" / "samples" / "step-00000000-reconstructions.png", 7)
+
+    text = write_report(run).read_text(encoding="utf-8")
+
+    assert text.index("evaluation: reconstructions") > text.index('<section id="reconstructions">')
