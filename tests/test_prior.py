@@ -235,6 +235,25 @@ def test_the_masked_loss_is_the_cross_entropy_of_the_hidden_codes() -> None:
     assert loss.item() == pytest.approx(total / 6, rel=1e-4)
 
 
+@pytest.mark.parametrize("every", [0, 1, 3, 6])
+def test_rows_that_learn_the_coarsest_level_alone_leave_the_mean_gradient_as_it_is(every: int) -> None:
+    prior, codes, rows = make_prior("autoregressive"), make_codes(6), torch.arange(6)
+    noise = Noise(corrupt=0.0, drop_each=0.0, drop_all=0.0, whole_every=every)
+    turns = [causal_loss(prior, SIZES, codes, {}, rows, Draw(0, step, noise))[0] for step in range(6)]
+
+    levels = zip(prior([Pass(codes, {})]), codes, strict=True)
+    exact = sum(torch.nn.functional.cross_entropy(logits.flatten(0, 1), c.flatten()) for logits, c in levels)
+
+    assert torch.stack(turns).mean().item() == pytest.approx(torch.as_tensor(exact).item(), rel=1e-5)
+
+
+def test_a_prior_of_one_level_learns_it_from_every_row() -> None:
+    prior = Prior(kind="autoregressive", grids=[(4, 4)], codebook_sizes=[11], conditions={}, width=16, depth=1, heads=2)
+    draw = Draw(0, 1, Noise(corrupt=0.0, whole_every=4))
+    _, metrics = causal_loss(prior, [11], [torch.zeros(3, 16, dtype=torch.int64)], {}, torch.arange(3), draw)
+    assert metrics["loss_level0"] > 0
+
+
 def test_surprise_is_the_negative_log_likelihood_in_bits() -> None:
     prior, codes = make_prior("autoregressive"), make_codes(2)
     bits = surprise(prior, codes, make_class(2), torch.arange(2), seed=0)

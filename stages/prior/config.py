@@ -30,6 +30,9 @@ class PriorConfig:
     """Masked: side of attention windows on the finest level, in tokens; 0 attends in full. For 512 px and more."""
     fold: bool = field(default=True, metadata={"before": False})
     """Masked: one token for all codes of a finer level under one of the level above; several times faster."""
+    whole_every: int = 0
+    """Autoregressive: one row in so many learns the codes of all levels, the others the coarsest alone, which cost
+    little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
     """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
     dropout: float = 0.0
@@ -78,6 +81,11 @@ class PriorConfig:
             raise ValueError(f"prior.width must be a multiple of 4 x heads = {step}; got {self.width}. Try {nearest}.")
         if self.depth < 1 or self.window < 0:
             raise ValueError(f"prior.depth is positive and window not negative; got {self.depth} and {self.window}.")
+        if self.whole_every < 0 or (self.whole_every and self.kind != "autoregressive"):
+            raise ValueError(
+                f"prior.whole_every is for kind 'autoregressive' and not negative; got {self.whole_every} with kind "
+                f"'{self.kind}'. Leave it out."
+            )
         if self.window and self.kind != "masked":
             raise ValueError("prior.window is for kind 'masked'. Set prior.window=0 or prior.kind=masked.")
         shares = {name: getattr(self, name) for name in SHARES}

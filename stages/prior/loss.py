@@ -37,6 +37,7 @@ class Noise:
         token_dropout: share of the same codes that are hidden.
         drop_each, drop_all: chance to drop each condition by itself, and all at once.
         label_smoothing: of the cross-entropy.
+        whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels.
     """
 
     corrupt: float = 0.1
@@ -44,6 +45,7 @@ class Noise:
     drop_each: Drop = 0.1
     drop_all: float = 0.05
     label_smoothing: float = 0.0
+    whole_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def causal_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of every code given all before it; what is shown is disturbed, what is asked is not.
 
-    Every row learns the coarsest level, one in as many as there are levels the whole sequence; levels count alike.
+    Every row learns the coarsest level, one in `whole_every` the whole sequence; levels count alike.
     Arguments and returns as for `masked_loss`.
     """
     kept = draw_kept(
@@ -147,7 +149,8 @@ def causal_loss(
         disturb(c, size, rows, draw.noise, draw.seed_of("disturb", level))
         for level, (c, size) in enumerate(zip(codes, sizes, strict=True))
     ]
-    whole = (rows + draw.step) % len(codes) == 0
+    every = (draw.noise.whole_every or len(codes)) if len(codes) > 1 else 1
+    whole = (rows + draw.step) % every == 0
     turns = [(~whole, 1), (whole, len(codes))] if len(codes) > 1 else [(whole, 1)]
     passes = [
         Pass([c[turn] for c in shown[:n]], choose_rows(conditions, turn), {name: k[turn] for name, k in kept.items()})
@@ -161,7 +164,7 @@ def causal_loss(
             smooth = draw.noise.label_smoothing
             entropy = F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum", label_smoothing=smooth)
             sums[level], asked[level] = sums[level] + entropy, asked[level] + len(targets)
-    expected = [len(rows) * c.shape[1] / (len(codes) if level else 1) for level, c in enumerate(codes)]
+    expected = [len(rows) * c.shape[1] / (every if level else 1) for level, c in enumerate(codes)]
     total = torch.stack([one / n for one, n in zip(sums, expected, strict=True)]).sum()
     return total, {
         f"loss_level{level}": one.detach() / max(1, n) for level, (one, n) in enumerate(zip(sums, asked, strict=True))

@@ -59,6 +59,7 @@ class PriorTask:
             drop_each=cfg.drop_each,
             drop_all=cfg.drop_all,
             label_smoothing=cfg.label_smoothing,
+            whole_every=cfg.whole_every,
         )
         self.figures: dict[str, float] = {}
         """What the last evaluation found."""
