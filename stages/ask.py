@@ -7,7 +7,6 @@ Shapes: b rows, h w height and width, n codes of a level, s side of the run's pi
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +56,10 @@ class Ask:
             words = getattr(self, name)
             if words is not None and not words.strip():
                 raise ConfigError(f"an empty {name} says nothing: leave it out, or write what to paint.")
+            try:
+                (words or "").encode()
+            except UnicodeEncodeError as error:
+                raise ConfigError(f"the {name} holds bytes that are no UTF-8: {words!a}.") from error
         if self.as_ is not None and self.as_ not in LOOKS:
             raise ConfigError(f"--as takes {', '.join(LOOKS)}; got '{self.as_}'.")
         if self.mask is not None and self.image is None:
@@ -272,15 +275,15 @@ def read_sound(what: str | Path | Sound) -> Sound:
         return what
     import soundfile
 
-    payload = _file(what, "sound").read_bytes()
+    path = _file(what, "sound")
     try:
-        facts = soundfile.info(io.BytesIO(payload))
+        facts = soundfile.info(str(path))
         if facts.frames > MOST_SECONDS * facts.samplerate:
             raise DataError(
                 f"{what} is {facts.frames / facts.samplerate / 60:.0f} minutes long; at most "
                 f"{MOST_SECONDS / 60:.0f} are read. Cut out the part that is meant."
             )
-        return decode_sound(payload)
+        return decode_sound(path.read_bytes())
     except DataError:
         raise
     except Exception as error:  # hostile bytes: decoders raise nearly any type

@@ -123,7 +123,7 @@ class Painter:
 
     def fulfil(self, ask: Ask, seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
         """A picture per seed of what one ask wants: uint8 (b, height, width, 3)."""
-        self._check_guidance(ask, changes)
+        check_guidance(changes.get("guidance"), self.guided(ask))
         conditions = self.reader.conditions([ask], self.listens)
         negative, kept = self.reader.negatives([ask], self.listens), self.reader.kept(ask)
         pictures = []
@@ -175,12 +175,16 @@ class Painter:
         """A class's number; -1 for None; ConfigError lists the classes."""
         return number_of(cls, self.classes)
 
-    def _check_guidance(self, ask: Ask, changes: dict[str, Any]) -> None:
-        wanted = changes.get("guidance")
-        if isinstance(wanted, dict) and (strange := sorted(set(wanted) - set(ask.modalities))):
-            raise ConfigError(
-                f"guidance for {strange[0]}, but what is asked for is {', '.join(ask.modalities) or 'nothing'}."
-            )
+    def check(self, ask: Ask) -> None:
+        """Read everything an ask names, as `fulfil` will; the same errors."""
+        self.reader.conditions([ask], self.listens)
+        self.reader.negatives([ask], self.listens)
+        self.reader.kept(ask)
+
+    def guided(self, ask: Ask) -> list[str]:
+        """The conditions of an ask that guidance may give a weight; a negative text alone has that of a text."""
+        names = ask.modalities
+        return names if "text" in names or ask.negative is None else [*names, "text"]
 
     def _sampled(self, conditions: Conditions, seeds: Tensor, changes: dict[str, Any]) -> list[Tensor]:
         settings = with_defaults(self.settings, **changes)
@@ -194,6 +198,13 @@ class Painter:
         if "class" not in self.listens:
             return {}
         return {"class": class_condition(labels.to(self.device), len(self.classes))}
+
+
+def check_guidance(wanted: float | dict[str, float] | None, given: Sequence[str]) -> None:
+    """ConfigError where a weight is for a condition nobody gives."""
+    if isinstance(wanted, dict) and (strange := sorted(set(wanted) - set(given))):
+        asked = ", ".join(dict.fromkeys(given)) or "nothing"
+        raise ConfigError(f"guidance for {strange[0]}, but what is asked for is {asked}.")
 
 
 def paint_grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = None) -> Image.Image:

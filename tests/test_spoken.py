@@ -21,7 +21,8 @@ speaking = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs e
 
 
 def test_no_voice_is_both_heard_and_held_out() -> None:
-    assert not set(speech.VOICES) & set(speech.HELD_OUT_VOICES)
+    throats = [{voice.partition("+")[2] for voice in voices} for voices in (speech.VOICES, speech.HELD_OUT_VOICES)]
+    assert not throats[0] & throats[1]
 
 
 @speaking

@@ -24,7 +24,7 @@ VOICES = (
     "en-us+m1", "en-us+m3", "en-us+m4", "en-us+f1", "en-us+f2", "en-us+f4",
     "en-gb+m2", "en-gb+m6", "en-gb+m7", "en-gb+f3", "en-gb-x-rp+m1", "en-gb-x-rp+f5",
 )  # fmt: skip
-HELD_OUT_VOICES = ("en-us+m5", "en-us+f3", "en-gb+m8", "en-gb-x-rp+f2")
+HELD_OUT_VOICES = ("en-us+m5", "en-us+linda", "en-gb+m8", "en-gb-x-rp+steph")  # other throats, known accents
 PEAK, QUIET = 0.6, 0.02
 MOST_WORDS = 10
 """Of a spoken sentence, where there is one that short: about three seconds."""
@@ -70,6 +70,8 @@ def speak(sentence: str, voicing: Voicing) -> np.ndarray:
     if done.returncode or not done.stdout:
         raise DataError(f"espeak-ng did not say '{sentence}': {done.stderr.decode(errors='replace').strip()[:200]}.")
     samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float64")
-    loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max())
+    loud = np.flatnonzero(np.abs(samples) > QUIET * np.abs(samples).max(initial=0.0))
+    if not loud.size:
+        raise DataError(f"espeak-ng said nothing for '{sentence}'.")
     sound = resampled(samples[loud[0] : loud[-1] + 1], rate, RATE)
     return np.asarray(sound * (PEAK / np.abs(sound).max()), dtype=np.float32)

@@ -69,11 +69,14 @@ def call(arguments: argparse.Namespace) -> int:
     wanted = rows_of(arguments)
     run = run_folder(arguments.run)
     from stages.ask import Ask
-    from stages.generate import Painter
+    from stages.generate import Painter, check_guidance
 
     asks = [Ask(**row) for row in wanted]
     painter = Painter.load(run, with_=arguments.with_, device=arguments.device)
     asks = [_with_class(ask, painter, run) for ask in asks]
+    for ask in asks:  # what cannot be painted is said before anything is
+        painter.check(ask)
+    check_guidance(guidance, [name for ask in asks for name in painter.guided(ask)])
     began = time.monotonic()
     rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
     asked = _asked(arguments, run, asks, painter, guidance)
@@ -109,7 +112,7 @@ def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def read_prompts(path: Path) -> list[dict[str, Any]]:
     """One row per line that is not empty: a sentence, or a JSON object."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
@@ -170,6 +173,8 @@ def _with_class(ask: Ask, painter: Painter, run: Path) -> Ask:
 
 def _paint(painter: Painter, ask: Ask, arguments: argparse.Namespace, guidance: Any) -> list[Any]:
     fields_of_ask = {field.name: getattr(ask, field.name) for field in fields(ask)}
+    if isinstance(guidance, dict):  # weights of conditions that only other rows have
+        guidance = {name: weight for name, weight in guidance.items() if name in painter.guided(ask)}
     return list(painter(n=arguments.n, seed=arguments.seed, guidance=guidance, **fields_of_ask))
 
 
@@ -183,8 +188,9 @@ def _asked(
             row["class"] = {"number": row.pop("cls"), "name": painter.classes[ask.cls]}  # type: ignore[index]
         if "as_" in row:
             row["as"] = row.pop("as_")
-        if ask.text and (lost := painter.reader.cut_off(ask.text)):
-            row["text_cut_off"] = lost
+        for name in ("text", "negative"):
+            if (words := getattr(ask, name)) and (lost := painter.reader.cut_off(words)):
+                row[f"{name}_cut_off"] = lost
         rows.append(row)
     return {
         "run": str(run),

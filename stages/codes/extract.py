@@ -312,8 +312,16 @@ def _conditions(extractor: Extractor, source: ShardSet, written: list[Shard]) ->
     if "text" in found:
         counts = [read_json(extractor.counts_path(s.name)).get("text_tokens", 0) for s in written if s.samples]
         found["text"]["tokens"] = max(counts, default=0)
-    kinds = [*extractor.cfg.conditions.image, *(["source"] if "source" in source.info.get("modalities", []) else [])]
+    kinds = [*extractor.cfg.conditions.image, *(["source"] if _has_pairs(extractor, source, written) else [])]
     return found | ({"image": {"kinds": kinds}} if kinds else {})
+
+
+def _has_pairs(extractor: Extractor, source: ShardSet, written: list[Shard]) -> bool:
+    """Whether samples bring a source picture of their own: as `dataset.json` says, else as the shards show."""
+    if "modalities" in source.info:
+        return "source" in source.info["modalities"]
+    first = next((sample for shard in written for sample in read_samples(shard)), None)
+    return first is not None and "source.level0.npy" in first.members
 
 
 def _rejects(out: Path, written: list[Shard]) -> dict[str, int]:

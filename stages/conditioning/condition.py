@@ -40,6 +40,7 @@ class Condition:
 
 Conditions = dict[str, Condition]
 Drop = float | Mapping[str, float]
+UNNAMED = 0.1
 
 
 def class_condition(labels: Int[Tensor, " b"], num_classes: int) -> Condition:
@@ -92,7 +93,7 @@ def draw_kept(
     """Which conditions survive dropout: each is dropped by itself, and all of them together (for guidance).
 
     The draw of a row depends on (seed, step, global row) alone. `drop_each` is one chance for all modalities or one
-    for each; a modality it does not name is never dropped by itself.
+    for each; a modality it does not name has the chance `UNNAMED`, or no model would know what to do without it.
 
     Returns:
         bool (b,) per modality, True where the condition is kept.
@@ -101,7 +102,7 @@ def draw_kept(
     draws = uniform(seed_of(seed, "condition dropout", step), rows, 1 + len(names))
     together = draws[:, 0] >= drop_all
     chances = drop_each if isinstance(drop_each, Mapping) else dict.fromkeys(names, drop_each)
-    return {name: together & (draws[:, 1 + i] >= chances.get(name, 0.0)) for i, name in enumerate(names)}
+    return {name: together & (draws[:, 1 + i] >= chances.get(name, UNNAMED)) for i, name in enumerate(names)}
 
 
 def keep_all(modalities: Iterable[str], num_rows: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:

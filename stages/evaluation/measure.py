@@ -95,9 +95,14 @@ def headline_of(results: dict[str, Any]) -> str:
     if "coverage_of_ceiling" in samples.get("probe", {}):
         parts.append(f"coverage {samples['probe']['coverage_of_ceiling']:.2f} of the ceiling")
     for mode, found in results.get("obedience", {}).items():
-        if mode != "class" and found.get("obeyed"):
-            share = sum(found["obeyed"].values()) / len(found["obeyed"])
-            parts.append(f"{mode} obeyed {share:.2f}")
+        obeyed = found.get("obeyed", {})
+        if mode == "text" and obeyed:
+            parts.append(f"text obeyed {sum(obeyed.values()) / len(obeyed):.2f}")
+        elif "edge_f1" in found:
+            name, unit = ("luma_psnr", " dB of light") if mode == "grey" else ("edge_f1", " of the edges")
+            parts.append(f"{mode} keeps {found[name]:.{1 if mode == 'grey' else 2}f}{unit}")
+        elif mode != "class" and "class" in obeyed:  # a sound need not tell every attribute of the picture
+            parts.append(f"class by {mode} {obeyed['class']:.2f}")
     return ", ".join(parts)
 
 

@@ -8,6 +8,7 @@ Shapes: n samples.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,12 +28,13 @@ from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.pictures import attributes_of
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, features
+from stages.evaluation.samples import LEAST
 from stages.evaluation.similarity import Space, similarity_figures
 from stages.generate import Painter
 from stages.images import picture_to_tensor, rows_of_pictures
 from stages.metrics import edge_f1, luma, luma_psnr, precision_recall_density_coverage
 
-BATCH = 64
+log = logging.getLogger(__name__)
 FIRST_SEED = 2_000_000
 ORDER = ("class", "text", "audio")
 """Rows of the picture, after the true one; kinds of source pictures follow by name."""
@@ -70,7 +72,8 @@ def read_asked(
 ) -> Asked:
     """These samples of a split, with everything the painter listens to; nothing where one of them has no codes."""
     codes = open_codes(codes_folder)
-    about = {name: one for name, one in codes.conditions.items() if name in painter.listens}
+    heard = {*painter.listens, *(["image"] if "vector" in painter.listens else [])}  # a vector is a source picture's
+    about = {name: one for name, one in codes.conditions.items() if name in heard}
     live = encoders_of(about, painter.align, painter.device, only_live=True)
     told = ConditionDecode(about, tuple(codes.grids), live.get("audio")) if about else None
     modes: dict[str, Conditions] = {}
@@ -80,6 +83,7 @@ def read_asked(
         decode = AskedDecode(CodesDecode(len(codes.grids), told=told and replace(told, kind=kind)), values)
         batches = list(read_pass(codes.shards.split(split), decode, batch_size=256, limit=len(keys)))
         if [key for batch in batches for key in batch["key"]] != keys:
+            log.warning("codes left a picture out that val has: conditions are not evaluated one by one")
             return Asked({}, [], {})  # pictures and conditions would not match
         moved = [{k: v.to(painter.device) if isinstance(v, Tensor) else v for k, v in b.items()} for b in batches]
         rows = [conditions_of(batch, painter.listens, len(codes.classes), live) for batch in moved]
@@ -114,9 +118,9 @@ def obedience_figures(
         found: dict[str, Any] = {"n": int(here.sum())}
         if probe is not None:
             named = {"text": _named(asked, probe.values), "class": _only(asked, "class")}.get(mode, asked.attributes)
-            found |= _judged(cfg, probe, painted, real, {k: torch.where(here, v, -1) for k, v in named.items()})
+            found |= _judged(cfg, probe, painted, real, here, {k: torch.where(here, v, -1) for k, v in named.items()})
         if "image" in alone:
-            found |= _near_source(painted, real[:n])
+            found |= _near_source(painted[here], real[:n][here])
         elif space is not None:
             found |= similarity_figures(space, mode, condition, painted, real[:n])
         figures[mode] = found
@@ -125,16 +129,17 @@ def obedience_figures(
 
 
 def _judged(
-    cfg: EvaluationConfig, probe: Probe, painted: Tensor, real: Tensor, held_to: dict[str, Tensor]
+    cfg: EvaluationConfig, probe: Probe, painted: Tensor, real: Tensor, here: Tensor, held_to: dict[str, Tensor]
 ) -> dict[str, Any]:
     n = len(painted)
     found: dict[str, Any] = {
         "obeyed": accuracies(answers(probe, painted), held_to),
         "obeyed_by_real": accuracies(answers(probe, real[:n]), held_to),
     }
-    if len(real) >= 2 * n:
-        truth, other, ours = (features(probe.features, some) for some in (real[:n], real[n : 2 * n], painted))
-        k = min(cfg.neighbours, n - 1)
+    if len(real) >= 2 * n and int(here.sum()) >= LEAST:
+        sets = (real[:n][here], real[n : 2 * n][here], painted[here])
+        truth, other, ours = (features(probe.features, some) for some in sets)
+        k = min(cfg.neighbours, len(truth) - 1)
         ceiling = precision_recall_density_coverage(truth, other, k)["coverage"]
         found["coverage"] = precision_recall_density_coverage(truth, ours, k)["coverage"]
         found["coverage_of_ceiling"] = found["coverage"] / max(ceiling, 1e-9)

@@ -43,7 +43,7 @@ def sample_figures(cfg: EvaluationConfig, painter: Painter, real: Real, probe: P
     painted = torch.from_numpy(painter.paint(reference.labels, torch.arange(n) + 1_000_000)).permute(0, 3, 1, 2)
     figures: dict[str, Any] = {"n": n, "images_per_second": n / (time.monotonic() - began)}
     figures["sharpness"] = float(sharpness(picture_to_tensor(painted)).mean())
-    if probe is not None and CLASS in probe.values and painter.classes:
+    if probe is not None and CLASS in probe.values and CLASS in painter.listens:
         asked = {CLASS: reference.attributes[CLASS]}
         figures["class_accuracy"] = accuracies(answers(probe, painted), asked)[CLASS]
     networks: dict[str, Callable[[Tensor], Tensor]] = {"random": random_trunk()}
@@ -79,7 +79,8 @@ def compare(reference: Tensor, other: Tensor, painted: Tensor, *, k: int) -> dic
 
 def class_grid(painter: Painter) -> np.ndarray:
     """A row per class (the first 16), ten pictures each; without classes eight rows of whatever is painted."""
-    rows = min(GRID_CLASSES, len(painter.classes)) or GRID_EACH
-    labels = torch.arange(rows).repeat_interleave(GRID_EACH) if painter.classes else torch.full((rows * GRID_EACH,), -1)
+    classes = painter.classes if CLASS in painter.listens else []
+    rows = min(GRID_CLASSES, len(classes)) or GRID_EACH
+    labels = torch.arange(rows).repeat_interleave(GRID_EACH) if classes else torch.full((rows * GRID_EACH,), -1)
     pictures = painter.paint(labels, torch.arange(len(labels)))
     return rows_of_pictures(*np.split(pictures, rows))

@@ -45,7 +45,7 @@ class PriorConfig:
     """Of the cross-entropy. At 0.1 a tenth of the codes sampled at temperature 1 is noise."""
     drop_each: float | dict[str, float] = 0.1
     """Chance to drop each condition by itself, so that guidance has something to lean on and every subset is learned:
-    a number, or one per condition, as in {class: 0.5, text: 0.2}."""
+    a number, or one per condition, as in {class: 0.5, text: 0.2}; one that is not named has 0.1."""
     drop_all: float = 0.05
     """Chance to drop all conditions together."""
     sampling: SampleSettings = field(default_factory=SampleSettings)

@@ -22,6 +22,9 @@ from stages.prior.order import cosine_counts, default_steps, halton_order
 from stages.prior.settings import SampleSettings
 from stages.prior.transformer import Guide
 
+ONLY_NEGATIVE = 2.0
+"""Weight of a negative text where nothing else is asked for and guidance names no weight of a text."""
+
 
 @dataclass(frozen=True)
 class Clamp:
@@ -91,7 +94,9 @@ class Guidance:
         if not (conditions or negative) or weights == (1.0,):  # nothing to extrapolate from, or no wish to
             return cls(prior.guide(conditions, {}, rows), (), rows)
         if not conditions:  # only something to move away from
-            chosen, weights = [set()], (float(weights[0]) if weights else 1.0,)
+            given = settings.guidance
+            weight = given.get("text", ONLY_NEGATIVE) if isinstance(given, dict) else given
+            chosen, weights = [set()], (float(weight),)
         device, negative = prior.rotary.device, negative or {}
         copies, kept = {}, {}
         for name in sorted({*conditions, *negative}):
