@@ -89,6 +89,10 @@ ONE_ENGLISH = (
     "{background}, a {size} {species}[| with {wing} wings]",
     "{background}: a [{size} |]{body} bird[|, its wings {wing}]",
     "a {species}, {wing} wings, {size}[|, {background}]",
+    "a [bird|{species}] whose [wings are {wing}|body is {body}][|, {background}]",
+    "[|a {size} {species}: ]it has [{wing} wings|a {body} body][| and is {background}]",
+    "there is a [{size} |]{body} {species}[| {background}]",
+    "the wings of the {species} are {wing}, the body of the {species} is {body}",
 )
 ONE_ENGLISH_HELD_OUT = (
     "a {species} whose wings are {wing} and whose body is {body}",
@@ -116,6 +120,8 @@ TWO_ENGLISH = (
     "a bird with {left_wing} wings left of a bird with {right_wing} wings",
     "two {species}s, the left one with {left_wing} wings, the right one with {right_wing} wings",
     "two {species}s {background}",
+    "a pair of birds[| {background}]: a {left_body} one on the left, a {right_body} one on the right",
+    "there is a {right_body} [bird|{species}] beside a {left_body} [bird|{species}], to the right of it",
 )
 TWO_ENGLISH_HELD_OUT = (
     "the left bird is {left_body} and the right bird is {right_body}",
