@@ -93,6 +93,8 @@ def test_drops_follow_the_global_row_and_come_at_their_rates() -> None:
     assert all(torch.equal(kept[name][1000:2000], part[name]) for name in kept)
     for name in kept:
         assert kept[name].float().mean().item() == pytest.approx(0.9 * 0.8, abs=0.01)
+    named = draw_kept(["class", "text"], rows, seed=3, step=7, drop_each={"text": 0.4}, drop_all=0.0)
+    assert [named[name].float().mean().item() for name in ("class", "text")] == pytest.approx([0.9, 0.6], abs=0.01)
     both_gone = (~kept["text"] & ~kept["class"]).float().mean().item()
     assert both_gone == pytest.approx(0.1 + 0.9 * 0.04, abs=0.01)
     assert not torch.equal(kept["text"], draw_kept(["text"], rows, **{**rates, "step": 8})["text"])

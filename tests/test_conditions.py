@@ -230,9 +230,9 @@ def test_the_command_paints_rows_and_says_what_was_asked(
     assert main([*line[:4], "-n", "1", "--out", str(out), "--device", "cpu"]) == 0  # nothing of the larger line stays
     assert len(list(out.glob("*.png"))) == 2
 
-    (files / "prompts").write_text('a blue bird\n{"audio": "%s", "as": null}\n' % (files / "call.flac"))
+    (files / "prompts").write_text('\ufeffa blue bird\n{"audio": "%s", "as": null}\n' % (files / "call.flac"))
     assert main(["sample", str(run), "--prompts", str(files / "prompts"), "-n", "1", "--out", str(out)]) == 0
-    assert len(json.loads((out / "asked.json").read_text())["rows"]) == 2
+    assert [row.get("text") for row in json.loads((out / "asked.json").read_text())["rows"]] == ["a blue bird", None]
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,9 @@ def test_the_command_paints_rows_and_says_what_was_asked(
         (["--guidance", "much"], "--guidance is a number or", 2),
         (["--prompts", "EMPTY"], "is empty", 2),
         (["--text", "a", "--prompts", "EMPTY"], "--prompts stands alone", 2),
+        (["--text", "a \udcff bird"], "the text holds bytes that are no UTF-8", 2),
+        (["--text", "a", "--guidance", "audio=2"], "guidance for audio, but what is asked for is text", 2),
+        (["--text", "a", "--text", "b", "--audio", "CALL", "--audio", "missing.wav"], "no sound at missing.wav", 2),
         (["--audio", "LONG"], "minutes long; at most 10 are read", 3),
         (["--class", "crow"], "no class 'crow'", 2),
     ],
@@ -259,7 +262,7 @@ def test_errors_are_one_clear_line(
     (files / "noise").write_bytes(b"neither sound nor picture" * 9)
     (files / "empty").write_text("\n")
     soundfile.write(files / "long.flac", np.zeros(8000 * 60 * 11, np.int16), 8000)
-    names = {"NOISE": "noise", "EMPTY": "empty", "LONG": "long.flac", "PICTURE": "bird.jpg"}
+    names = {"NOISE": "noise", "EMPTY": "empty", "LONG": "long.flac", "PICTURE": "bird.jpg", "CALL": "call.flac"}
     given = [str(files / names[flag]) if flag in names else flag for flag in flags]
 
     assert main(["sample", str(run), *given, "--device", "cpu"]) == code
@@ -268,16 +271,31 @@ def test_errors_are_one_clear_line(
     assert len(said.strip().splitlines()) <= 2, said
 
 
-def test_a_condition_the_run_was_not_trained_on_is_named(run: Path, runs: Path, tmp_path: Path) -> None:
-    recipe = RECIPE.replace("name: all", "name: classes").replace("steps: 4", "steps: 2")
-    recipe = recipe.replace("prior: {", "prior: {conditions: [class], ").replace("{class: 0.5, image: 0.5}", "0.1")
+def run_with(run: Path, conditions: str, folder: Path) -> Path:
+    """The recipe again with a prior that listens to these alone, on the same codes."""
+    recipe = RECIPE.replace("name: all", "name: some").replace("steps: 4", "steps: 2")
+    recipe = recipe.replace("prior: {", f"prior: {{conditions: [{conditions}], ").replace(
+        "{class: 0.5, image: 0.5}", "0.1"
+    )
     head, _, tail = recipe.partition("shards:")
     used = ", ".join(f"{name}: {run / name}" for name in ("shards", "align", "vqvae", "codes"))
-    (tmp_path / "classes.yaml").write_text(f"{head}use: {{{used}}}\n{tail[tail.index('prior:') :]}")
-    assert main(["run", str(tmp_path / "classes.yaml"), "--runs", str(tmp_path)]) == 0
-    painter = Painter.load(tmp_path / "classes", device="cpu")
+    (folder / "some.yaml").write_text(f"{head}use: {{{used}}}\n{tail[tail.index('prior:') :]}")
+    assert main(["run", str(folder / "some.yaml"), "--runs", str(folder)]) == 0
+    return folder / "some"
+
+
+def test_a_condition_the_run_was_not_trained_on_is_named(run: Path, tmp_path: Path) -> None:
+    painter = Painter.load(run_with(run, "class", tmp_path), device="cpu")
     with pytest.raises(ConfigError, match="not trained on text: it listens to class"):
         painter(text="a red bird")
+
+
+def test_a_prior_may_see_the_vector_of_a_source_and_not_its_codes(run: Path, files: Path) -> None:
+    some = run_with(run, "vector", files)
+    results = json.loads((some / "evaluation" / "results.json").read_text())
+    assert set(results["obedience"]) == {"vector"}
+    assert "class_accuracy" not in results["samples"]  # it was told no class
+    assert Painter.load(some, device="cpu")(image=files / "bird.jpg", as_="grey")[0].size == (32, 32)
 
 
 @pytest.mark.parametrize("kind", [*tiny_encoders.TEXT, *tiny_encoders.AUDIO, "log-mel"])

@@ -86,6 +86,16 @@ def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> No
     assert torch.allclose(first, l0 + 2.0 * (both - l0), atol=1e-4)
 
 
+@pytest.mark.parametrize(("guidance", "weight"), [(4.0, 4.0), ({"text": 3.0}, 3.0), ({"class": 5.0}, 2.0)])
+def test_a_negative_alone_is_moved_away_from(guidance: float | dict[str, float], weight: float) -> None:
+    prior = make_prior(conditions={"class": 3, "text": 6}, cross_attention=True)
+    text = Condition(torch.randn(3, 4, 6), torch.randn(3, 6), torch.ones(3, 4, dtype=torch.bool))
+    guided = Guidance.of(prior, {}, 3, SampleSettings(guidance=guidance), {"text": text})
+    logits = guided.combine(prior.hidden_logits(guided.spread(make_codes(3)), guided.guide))
+    by_text, l0 = logits_by(prior, {"text": text}, {}), logits_by(prior, {}, {})
+    assert torch.allclose(logits, by_text + weight * (l0 - by_text), atol=1e-4)
+
+
 def test_a_row_without_the_condition_is_guided_by_nothing() -> None:
     prior = make_prior()
     conditions = {"class": class_condition(torch.tensor([1, -1, 2]), 3)}
