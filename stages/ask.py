@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.samples import decode_image, decode_sound
+from pipeline.schema import did_you_mean
 from stages.conditioning.condition import Condition, Conditions, class_condition
 from stages.conditioning.sounds import Sound
 from stages.conditioning.source_codes import image_condition
@@ -31,6 +32,7 @@ from stages.vqvae.model import Autoencoder
 
 log = logging.getLogger(__name__)
 MOST_SECONDS = 600.0
+MOST_CLASSES = 40
 LOOKS = ("grey", "sketch", "picture")
 GREY_SPREAD = 8
 """Channels of a picture that differ by less than this everywhere, but for one pixel in a hundred, are grey."""
@@ -235,15 +237,19 @@ def guess_look(pixels: UInt8[np.ndarray, "h w 3"], kinds: Sequence[str]) -> str:
 
 
 def number_of(cls: int | str | None, classes: Sequence[str]) -> int:
-    """A class's number; -1 for None; ConfigError lists the classes."""
+    """A class's number, given as itself, in digits or by name; -1 for None; ConfigError lists the classes."""
     if cls is None:
         return -1
+    if not classes:
+        raise ConfigError("this run was trained without classes: leave the class out.")
     if isinstance(cls, str) and cls in classes:
         return list(classes).index(cls)
-    if isinstance(cls, int) and 0 <= cls < len(classes):
-        return cls
-    known = ", ".join(classes) if classes else "none: this run was trained without labels"
-    raise ConfigError(f"no class {cls!r}. Classes: {known}")
+    if str(cls).isdecimal() and int(cls) < len(classes):
+        return int(cls)
+    shown = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:MOST_CLASSES]))
+    more = f", ... ({len(classes)} in all)" if len(classes) > MOST_CLASSES else ""
+    hint = did_you_mean(str(cls), classes)
+    raise ConfigError(f"no class '{cls}'.{hint if '?' in hint else ''}\nClasses: {shown}{more}")
 
 
 def read_picture(what: str | Path | np.ndarray, size: int) -> UInt8[np.ndarray, "s s 3"]:

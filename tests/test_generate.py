@@ -97,7 +97,7 @@ def test_class_names_numbers_and_guidance_reach_the_prior(labelled: Path) -> Non
 
 @pytest.mark.parametrize("wrong", ["ow", 3, -1, "3"])
 def test_an_unknown_class_lists_the_classes(labelled: Path, wrong: str | int) -> None:
-    with pytest.raises(ConfigError, match="owl, wren, duck"):
+    with pytest.raises(ConfigError, match="0 owl, 1 wren, 2 duck"):
         Painter.load(labelled, device="cpu")(cls=wrong)
 
 

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def call(arguments: argparse.Namespace) -> int:
 
     asks = [Ask(**row) for row in wanted]
     painter = Painter.load(run, with_=arguments.with_, device=arguments.device)
-    asks = [_with_class(ask, painter, run) for ask in asks]
+    asks = [_with_class(ask, painter) for ask in asks]
     for ask in asks:  # what cannot be painted is said before anything is
         painter.check(ask)
     check_guidance(guidance, [name for ask in asks for name in painter.guided(ask)])
@@ -149,26 +149,10 @@ def read_guidance(text: str | None) -> float | dict[str, float] | None:
         raise ConfigError(f"--guidance is a number or  text=4,audio=1 ; got '{text}'.") from error
 
 
-def class_number(text: str | int, classes: list[str], run: Path) -> int:
-    """A class by number or name; ConfigError lists the classes there are."""
-    if not classes:
-        raise ConfigError(f"{run} was trained without classes: leave --class out.")
-    if text in classes:
-        return classes.index(str(text))
-    if str(text).isdigit() and int(text) < len(classes):
-        return int(text)
-    shown = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:40]))
-    more = f", ... ({len(classes)} in all)" if len(classes) > 40 else ""
-    hint = did_you_mean(str(text), classes) if "?" in did_you_mean(str(text), classes) else ""
-    raise ConfigError(f"no class '{text}' in {run}.{hint}\nClasses: {shown}{more}")
-
-
-def _with_class(ask: Ask, painter: Painter, run: Path) -> Ask:
-    from dataclasses import replace
-
+def _with_class(ask: Ask, painter: Painter) -> Ask:
     if ask.cls is None or "class" not in painter.listens:
         return ask  # what the run does not listen to is refused by name
-    return replace(ask, cls=class_number(ask.cls, painter.classes, run))
+    return replace(ask, cls=painter.number_of(ask.cls))
 
 
 def _paint(painter: Painter, ask: Ask, arguments: argparse.Namespace, guidance: Any) -> list[Any]:
