@@ -75,10 +75,8 @@ class Judge:
     def real(self, scenes: Sequence[Scene]) -> Tensor:
         """The true pictures, cut as `evaluation` cuts them: uint8 (n, 3, s, s)."""
         whole = math.ceil(self.size * self.margin)
-        cut = (whole - self.size) // 2
-        drawn = np.stack([np.asarray(draw(scene, whole)) for scene in scenes])[:, cut:, cut:][
-            :, : self.size, : self.size
-        ]
+        inside = slice(cut := (whole - self.size) // 2, cut + self.size)
+        drawn = np.stack([np.asarray(draw(scene, whole))[inside, inside] for scene in scenes])
         return torch.from_numpy(rearrange(drawn, "n h w c -> n c h w").copy())
 
     def paint(self, name: str, asks: Sequence[Ask], **settings: Any) -> Tensor:

@@ -100,6 +100,7 @@ class Reader:
     """The encoder of a modality, loaded when it is first needed: a class needs none."""
     device: torch.device
     _encoders: dict[str, Any] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
 
     def encoder(self, name: str) -> Any:
         """The run's encoder of `text` or `audio`."""
@@ -135,7 +136,8 @@ class Reader:
         }  # fmt: skip
         for ask in asks:
             for words in (ask.text, ask.negative):
-                if words and (lost := self.cut_off(words)):
+                if words and words not in self._warned and (lost := self.cut_off(words)):
+                    self._warned.add(words)
                     log.warning("the text is longer than its encoder takes; cut off: '%s'", lost)
         return {name: makers[name](asks) for name in sorted(wanted)}
 
