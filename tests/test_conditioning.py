@@ -59,15 +59,36 @@ def test_dropping_one_modality_leaves_the_other_untouched() -> None:
     assert torch.allclose(without.pooled, expected, atol=1e-6)
 
 
-def test_every_weight_gets_a_gradient_even_when_all_is_absent() -> None:
-    mixer = ConditionMixer(8, {"class": 4, "text": 6})
+@pytest.mark.parametrize("layers", [0, 2])
+def test_every_weight_gets_a_gradient_even_when_all_is_absent(layers: int) -> None:
+    mixer = ConditionMixer(8, {"class": 4, "text": 6}, layers=layers, heads=2)
     mixed = mixer({}, {}, 3)
     (mixed.pooled.sum() + mixed.tokens.sum()).backward()
     assert all(p.grad is not None for p in mixer.parameters())
 
 
+def test_layers_over_the_tokens_look_both_ways_and_never_at_padding() -> None:
+    mixer = ConditionMixer(8, {"class": 4, "text": 6}, layers=1, heads=2)
+    text, labels = make_text(2), class_condition(torch.tensor([1, 2]), 4)
+    text.mask[1, 3:] = False
+
+    def tokens(change: int) -> torch.Tensor:
+        moved = text.tokens.clone()
+        moved[:, change] = torch.randn(2, 6)
+        return mixer({"text": Condition(moved, text.pooled, text.mask), "class": labels}, {}, 2).tokens
+
+    before = mixer({"text": text, "class": labels}, {}, 2).tokens
+    later = (tokens(4) - before).abs().sum(dim=2)
+    assert (later[0] > 1e-6).all()  # the class and the first words know of the last one
+    assert torch.equal(later[1, :4], torch.zeros(4))  # where that is padding, nothing does
+    gone = {"text": torch.zeros(2, dtype=torch.bool)}
+    without = mixer({"text": text, "class": labels}, gone, 2)
+    absent = mixer({"class": labels}, {}, 2)
+    assert torch.allclose(without.tokens[:, :2], absent.tokens[:, :2], atol=1e-6)
+
+
 def test_a_model_that_reads_no_tokens_has_no_weights_for_them() -> None:
-    mixer = ConditionMixer(8, {"class": 4}, with_tokens=False)
+    mixer = ConditionMixer(8, {"class": 4}, with_tokens=False, layers=1)
     mixed = mixer({"class": class_condition(torch.tensor([1, 2]), 4)}, {}, 2)
     assert mixed.tokens.shape == (2, 0, 8) and mixed.mask.shape == (2, 0)
     mixed.pooled.sum().backward()

@@ -123,8 +123,10 @@ def test_the_condition_changes_the_logits_and_a_dropped_one_is_no_condition(kind
     assert torch.equal(dropped, without)
 
 
-def test_tokens_of_a_condition_reach_the_logits_by_cross_attention_and_padding_does_not() -> None:
-    prior, codes = make_prior(conditions={"text": 6}, cross_attention=True), make_codes(2)
+@pytest.mark.parametrize("layers", [0, 1])
+def test_tokens_of_a_condition_reach_the_logits_by_cross_attention_and_padding_does_not(layers: int) -> None:
+    prior = make_prior(conditions={"text": 6}, cross_attention=True, condition_layers=layers)
+    codes = make_codes(2)
     text = Condition(torch.randn(2, 5, 6), torch.randn(2, 6), torch.tensor([[True, True, True, False, False]] * 2))
 
     def logits(tokens: torch.Tensor) -> torch.Tensor:

@@ -20,10 +20,16 @@ from data_prep.sounds import resampled
 from pipeline.errors import ConfigError, DataError
 from pipeline.randomness import numpy_rng
 
-VOICES = (
-    "en-us+m1", "en-us+m3", "en-us+m4", "en-us+f1", "en-us+f2", "en-us+f4",
-    "en-gb+m2", "en-gb+m6", "en-gb+m7", "en-gb+f3", "en-gb-x-rp+m1", "en-gb-x-rp+f5",
+ACCENTS = ("en-us", "en-gb", "en-gb-x-rp")
+THROATS = (
+    "m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "Alex", "Alicia", "Andrea", "Andy", "Annie",
+    "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "david", "Denis", "Diogo", "ed", "edward", "Gene",
+    "grandma", "grandpa", "gustave", "Henrique", "Hugo", "iven", "Jacky", "john", "Lee", "marcelo", "Marco",
+    "Mario", "max", "Michael", "miguel", "Mike", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro",
+    "shelby", "travis", "victor", "zac",
 )  # fmt: skip
+"""espeak-ng's variants; with a dozen of them an encoder knew those and no others (docs/log.md, 2026-11-25)."""
+VOICES = tuple(f"{accent}+{throat}" for accent in ACCENTS for throat in THROATS)
 HELD_OUT_VOICES = ("en-us+m5", "en-us+linda", "en-gb+m8", "en-gb-x-rp+steph")  # other throats, known accents
 PEAK, QUIET = 0.6, 0.02
 MOST_WORDS = 10

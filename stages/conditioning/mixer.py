@@ -54,6 +54,29 @@ class _Modality(nn.Module):
         return tokens, pooled, torch.where(here[:, None], condition.mask, first)  # the null is one token
 
 
+class _Refiner(nn.Module):
+    """Transformer layers over the tokens of all encoders, trained with the model while the encoders stay frozen.
+
+    A causal text encoder (CLIP) does not know at a word what comes after it: of "a red bird left of a blue one" no
+    token says where the red bird is. Looking both ways does (the token refiner of HunyuanVideo; Kong et al. 2024,
+    arXiv 2412.03603). Tokens keep the positions their encoders gave them.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True,
+            )
+            for _ in range(layers)
+        )  # fmt: skip
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        for layer in self.layers:
+            tokens = layer(tokens, src_key_padding_mask=~mask)
+        return tokens
+
+
 def _absent(rows: int, dim: int, device: torch.device) -> Condition:
     """A condition no row has: every parameter still takes part, as data-parallel training asks."""
     pooled = torch.zeros(rows, dim, device=device)
@@ -68,12 +91,20 @@ class ConditionMixer(nn.Module):
         modalities: width of the features of each modality. May be empty: an unconditional model.
         with_tokens: whether the model reads tokens; without them it gets none, and no weight that nothing uses.
         source: embeds the codes of a source picture, where `image` is among the modalities.
+        layers, heads: of a transformer over the tokens of the encoders, where the model reads tokens.
     """
 
     anchor: Tensor
 
     def __init__(
-        self, width: int, modalities: Mapping[str, int], *, with_tokens: bool = True, source: SourceCodes | None = None
+        self,
+        width: int,
+        modalities: Mapping[str, int],
+        *,
+        with_tokens: bool = True,
+        source: SourceCodes | None = None,
+        layers: int = 0,
+        heads: int = 1,
     ) -> None:
         super().__init__()
         self.width = width
@@ -86,6 +117,7 @@ class ConditionMixer(nn.Module):
             }
         )
         self.source = source
+        self.refiner = _Refiner(width, layers, heads) if layers and with_tokens and self.modalities else None
 
     def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
         """Mix the conditions of `rows` samples.
@@ -103,6 +135,11 @@ class ConditionMixer(nn.Module):
                 f"no such condition in this model: {', '.join(unknown)}; it takes {self.names() or 'none'}"
             )
         parts = [self._part(name, conditions.get(name), kept.get(name), rows) for name in self.modalities]
+        if self.refiner is not None:
+            tokens, pooled, mask = zip(*parts, strict=True)
+            together = torch.cat(mask, dim=1)
+            refined = self.refiner(torch.cat(tokens, dim=1), together)
+            parts = [(refined, torch.stack(pooled).sum(dim=0), together)]
         if self.source is not None:
             image = conditions.get(IMAGE) or self.no_image(rows)
             parts.append(self.source(image, self.has_image(image, kept)))

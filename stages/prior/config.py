@@ -35,6 +35,9 @@ class PriorConfig:
     little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
     """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
+    condition_layers: int = field(default=1, metadata={"before": 0})
+    """Transformer layers over the tokens of text and sounds, learned with the prior: the encoders are frozen, and one
+    that reads from left to right does not say at a word what comes after it."""
     dropout: float = 0.0
     """Dropout on the residual branches."""
     corrupt: float = 0.1
@@ -79,8 +82,11 @@ class PriorConfig:
             step = 4 * max(1, self.heads)
             nearest = max(1, round(self.width / step)) * step
             raise ValueError(f"prior.width must be a multiple of 4 x heads = {step}; got {self.width}. Try {nearest}.")
-        if self.depth < 1 or self.window < 0:
-            raise ValueError(f"prior.depth is positive and window not negative; got {self.depth} and {self.window}.")
+        if self.depth < 1 or self.window < 0 or self.condition_layers < 0:
+            raise ValueError(
+                "prior.depth is positive, window and condition_layers not negative; got "
+                f"{self.depth}, {self.window}, {self.condition_layers}."
+            )
         if self.whole_every < 0 or (self.whole_every and self.kind != "autoregressive"):
             raise ValueError(
                 f"prior.whole_every is for kind 'autoregressive' and not negative; got {self.whole_every} with kind "

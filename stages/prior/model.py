@@ -59,6 +59,7 @@ class Prior(nn.Module):
         window: side of attention windows on the finest level, in its tokens; 0 attends in full. Masked only.
         fold: one token for all codes of a finer level under one of the level above. Masked only.
         cross_attention: read the conditions' tokens; a class alone says everything in its pooled vector.
+        condition_layers: transformer layers over those tokens before the model reads them.
 
     Raises:
         ValueError: an unknown kind, grids that do not nest, windows or folds with `autoregressive`, a width that does
@@ -82,6 +83,7 @@ class Prior(nn.Module):
         window: int = 0,
         fold: bool = False,
         cross_attention: bool = False,
+        condition_layers: int = 0,
     ) -> None:
         super().__init__()
         _check(kind, grids, codebook_sizes, window, fold)
@@ -89,6 +91,7 @@ class Prior(nn.Module):
             "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
             "window": window, "fold": fold, "cross_attention": cross_attention,
+            "condition_layers": condition_layers,
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
@@ -99,7 +102,9 @@ class Prior(nn.Module):
         if IMAGE in conditions:
             parts = [one.part_width(width) for one in self.folds]
             source = SourceCodes(self.grids, codebook_sizes, parts, width, with_tokens=cross_attention)
-        self.mixer = ConditionMixer(width, conditions, with_tokens=cross_attention, source=source)
+        self.mixer = ConditionMixer(
+            width, conditions, with_tokens=cross_attention, source=source, layers=condition_layers, heads=heads
+        )
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_attention=cross_attention)
         self.embeddings = nn.ModuleList(  # the last row stands for a hidden code
             _embedding(size + 1, one.part_width(width))

@@ -88,6 +88,7 @@ def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
                 window=cfg.window,
                 fold=cfg.fold and cfg.kind == "masked",
                 cross_attention=any(name != "class" for name in modalities),  # one token says no more than its vector
+                condition_layers=cfg.condition_layers,
             )
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error

@@ -48,6 +48,8 @@ class AlignConfig:
     """Window of a sound; of longer ones the loudest stretch."""
     sound_speeds: tuple[float, ...] = field(default=(0.9, 1.0, 1.1), metadata={"before": [1.0]})
     """Training plays each sound at one of these speeds, pitch and all (speed perturbation; Ko et al. 2015)."""
+    transcripts: float = 0.5
+    """How often the text of a sample that speaks is what it says; else one of its captions."""
     temperature: float = 0.07
     """Of the softmax at the start; it is learned."""
     val_samples: int = identity(1000)
@@ -65,6 +67,8 @@ class AlignConfig:
             raise ValueError(f"vocabulary must be at least 600 (bytes, their word ends, marks); got {self.vocabulary}.")
         if self.image_side % self.patch or self.patch < 1:
             raise ValueError(f"image_side must be a multiple of patch={self.patch}; got {self.image_side}.")
+        if not 0 <= self.transcripts <= 1:
+            raise ValueError(f"transcripts lies in [0, 1]; got {self.transcripts}.")
         if not self.sound_speeds or not all(0.5 <= speed <= 2 for speed in self.sound_speeds):
             raise ValueError(f"sound_speeds lie between 0.5 and 2; got {list(self.sound_speeds)}.")
         if self.audio_seconds < 0.2 or self.text_tokens < 4 or self.embedding < 1 or not 0 < self.temperature < 10:

@@ -59,11 +59,15 @@ class AlignDecode:
     """Draw one of the captions; else the first."""
     speeds: tuple[float, ...] = (1.0,)
     """Play each sound at one of these."""
+    transcripts: float = 0.5
+    """How often the text of a sample that speaks is what it says."""
 
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.crop(sample, draw))
         captions = captions_of(sample)
-        if (transcript := transcript_of(sample)) and (not captions or draw.rng("transcript").random() < 0.5):
+        if (transcript := transcript_of(sample)) and (
+            not captions or draw.rng("transcript").random() < self.transcripts
+        ):
             captions = [transcript]  # words beside their own sound: what speech is learned from
         place = int(draw.rng("caption").integers(len(captions))) if captions and self.any_caption else 0
         fields |= {"text": captions[place] if captions else "", "has_text": int(bool(captions))}

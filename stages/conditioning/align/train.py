@@ -34,8 +34,10 @@ def train_alignment(cfg: AlignConfig, shards_folder: Path, out: Path) -> dict[st
     size = int(shards.info.get("image_size") or cfg.image_side)
     backend = Backend.start(cfg.backend, seed=cfg.seed)
     towers, processors = build(cfg, shards)
-    seconds = cfg.audio_seconds
-    decode = AlignDecode(CropDecode(size, random=True), processors.sound, seconds, speeds=cfg.sound_speeds)
+    decode = AlignDecode(
+        CropDecode(size, random=True), processors.sound, cfg.audio_seconds,
+        speeds=cfg.sound_speeds, transcripts=cfg.transcripts,
+    )  # fmt: skip
     train_split = shards.split("train")
     batches = open_batches(train_split, decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world)
     val = shards.split("val") if "val" in shards.splits else []
