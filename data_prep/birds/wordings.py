@@ -144,8 +144,6 @@ TWO_ENGLISH = (
     "[|there is ]a {right_body} [bird|{species}] with a {left_body} [bird|{species}|one] to the left of it",
     "[|there is ]a {left_body} [bird|{species}] beside a {right_body} [bird|one], which is on the right",
     "[|there is ]a {right_body} [bird|{species}] beside a {left_body} [bird|one], which is on the left",
-    "there is a {right_body} [bird|{species}] beside a {left_body} [bird|{species}|one], to the right of it",
-    "there is a {left_body} [bird|{species}] beside a {right_body} [bird|{species}|one], to the left of it",
     "beside a {left_body} [bird|{species}], on [the|its] right, [|there is ]a {right_body} [bird|one]",
     "beside a {right_body} [bird|{species}], on [the|its] left, [|there is ]a {left_body} [bird|one]",
     "left: a {left_body} [bird|{species}][, |; ]right: a {right_body} [bird|{species}]",
