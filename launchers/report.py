@@ -128,17 +128,15 @@ def _spread(items: list[Any], most: int) -> list[Any]:
 
 def _caption(stage: StageFolder, one: Picture, classes: Sequence[str]) -> str:
     step = f", step {one.step:,}" if one.step is not None else ""
-    legend = _legend(one.name, classes[: SHOWN_CLASSES.get(stage.kind)])
+    legend = _legend(one.name, classes[: SHOWN_CLASSES.get(stage.kind)], stage.results.get("captions_shown"))
     return f"{stage.name}: {one.name.replace('_', ' ')}{step}" + (f". {legend}" if legend else "")
 
 
-def _legend(name: str, classes: Sequence[str]) -> str:
+def _legend(name: str, classes: Sequence[str], captions: Any = None) -> str:
     """What the rows of a picture of samples are; its name says what it was painted by."""
     if name.startswith(ASKED):
-        modes = name.removeprefix(ASKED).split("_")
-        return (
-            f"Each column is one sample of val. From above: the true picture; painted by its {'; by its '.join(modes)}."
-        )
+        said = f" The captions, from the left: {'; '.join(map(str, captions))}." if captions else ""
+        return f"Each column is one sample of val, painted by each of its conditions alone.{said}"
     if name.startswith(BY):
         how = name.removeprefix(BY)
         return f"Above, samples of val as their codes decode; below, two paintings of each by its {how} alone."

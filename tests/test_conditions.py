@@ -25,6 +25,7 @@ from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.text_encoder import TextEncoder
+from stages.evaluation.obedience import similarity_space
 from stages.generate import Painter
 from stages.perceptual import Perceptual
 from tests import tiny_encoders
@@ -211,6 +212,16 @@ def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -
         assert {"R@1", "R@5", "real_R@1", "real_similarity"} <= set(found[mode])
     assert 0 <= found["sketch"]["edge_f1"] <= 1 and found["grey"]["luma_psnr"] > 0
     assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_sketch_vector.png")).is_file()
+
+
+def test_evaluation_goes_on_without_the_clip_that_said_the_captions(
+    run: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    painter = Painter.load(run, device="cpu")
+    assert similarity_space(painter) is not None
+    painter.about["text"] = {**painter.about["text"], "encoder": str(tmp_path)}
+    assert similarity_space(painter) is None
+    assert "similarity is left out: no text encoder at" in caplog.text
 
 
 def test_the_command_paints_rows_and_says_what_was_asked(

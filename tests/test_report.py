@@ -293,12 +293,13 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
 
 def test_pictures_say_what_their_rows_are(run: Path) -> None:
     finish(run / "prior", {"classes": ["robin", "wren"]})
+    finish(run / "evaluation", {"captions_shown": ["a robin", "작은 새"]})
     paint(run / "prior" / "samples" / "step-00009000-samples_text.png", 5)
     paint(run / "evaluation" / "samples" / "step-00000000-asked_by_class_text_grey.png", 6)
 
     words = re.sub(r"\s+", " ", written(run).words)
 
-    assert "painted by its class; by its text; by its grey." in words
+    assert "painted by each of its conditions alone. The captions, from the left: a robin; 작은 새." in words
     assert "two paintings of each by its text alone" in words
     assert "A row per class, from above: robin, wren." in words
 

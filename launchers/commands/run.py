@@ -104,7 +104,7 @@ def _print_end(outcomes: list[Outcome], report: Path | None) -> None:
     if report is not None:
         print(f"report: {report}")
     pictures = {one.instance.partition("@")[0]: newest_picture(one.out) for one in outcomes}
-    for stage in ("prior", *reversed(pictures)):
+    for stage in ("evaluation", "prior", *reversed(pictures)):
         if picture := pictures.get(stage):
             print(f"Open {picture}")
             return

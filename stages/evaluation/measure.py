@@ -20,7 +20,7 @@ from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass
 from pipeline.tracking import Tracker
 from stages.evaluation.config import EvaluationConfig
-from stages.evaluation.obedience import obedience_figures, read_asked
+from stages.evaluation.obedience import SHOWN, obedience_figures, read_asked
 from stages.evaluation.pictures import LabelledDecode, find_values, labels_of
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, get_probe, stack_labels
@@ -75,6 +75,7 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
             asked = read_asked(painter, inputs["codes"], names, keys, results["split"]) if keys else None
             if asked is not None and asked.captions:
                 results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
+                results["captions_shown"] = asked.captions[:SHOWN] if "text" in asked.modes else []
                 pictures |= shown
     results = {"headline": headline_of(results), **results}
     write_json(out / "results.json", results)

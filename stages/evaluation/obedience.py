@@ -17,27 +17,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.shards import read_pass
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.condition import Conditions, stack_rows
 from stages.conditioning.said import captions_of
+from stages.conditioning.sources import SOURCE_KINDS, source_picture
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.pictures import attributes_of
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, features
 from stages.evaluation.samples import LEAST
 from stages.evaluation.similarity import Space, similarity_figures
-from stages.generate import Painter
-from stages.images import picture_to_tensor, rows_of_pictures
+from stages.generate import Painter, paint_grid
+from stages.images import picture_to_tensor
 from stages.metrics import edge_f1, luma, luma_psnr, precision_recall_density_coverage
 
 log = logging.getLogger(__name__)
 FIRST_SEED = 2_000_000
 ORDER = ("class", "text", "audio")
 """Rows of the picture, after the true one; kinds of source pictures follow by name."""
+BY = {"class": "by name", "text": "by caption", "audio": "by sound", "vector": "by likeness"}
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,14 @@ def read_asked(
 def obedience_figures(
     cfg: EvaluationConfig, painter: Painter, asked: Asked, real: Tensor, probe: Probe | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Figures per mode, and one picture: the true pictures, and under each what every mode paints of the same sample.
+    """Figures per mode, and one picture: the true pictures, and under each what every mode is given and paints of it.
 
     Args:
         real: uint8 (2 n, 3, h, w): the true pictures of what is asked, then n others as the held-out ceiling.
     """
     figures: dict[str, Any] = {}
-    n, space = len(asked.captions), Space.of(painter.about, painter.align)
-    shown = [_shown(real[:n])]
+    n, space = len(asked.captions), similarity_space(painter)
+    shown = {"true picture": _shown(real[:n])}
     for mode, alone in asked.modes.items():
         (condition,) = alone.values()
         here = condition.present().cpu()
@@ -124,8 +129,19 @@ def obedience_figures(
         elif space is not None:
             found |= similarity_figures(space, mode, condition, painted, real[:n])
         figures[mode] = found
-        shown.append(_shown(painted))
-    return figures, {f"asked_by_{'_'.join(figures)}": rows_of_pictures(*shown)}
+        if mode in SOURCE_KINDS:
+            shown[f"{mode} given"] = [_given(one, mode) for one in shown["true picture"]]
+        shown[BY.get(mode, f"by {mode}")] = _shown(painted)
+    return figures, {f"asked_by_{'_'.join(figures)}": np.asarray(paint_grid(list(shown.values()), list(shown)))}
+
+
+def similarity_space(painter: Painter) -> Space | None:
+    """The space similarity is measured in; None, said, where its CLIP is not to be had: conditions may be stored."""
+    try:
+        return Space.of(painter.about, painter.align)
+    except ConfigError as error:
+        log.warning("similarity is left out: %s", str(error).splitlines()[0])
+        return None
 
 
 def _judged(
@@ -180,5 +196,9 @@ def edges(images: Tensor) -> Tensor:
     return steep > limit[:, None, None]
 
 
-def _shown(images: Tensor, count: int = 10) -> np.ndarray:
-    return images[:count].permute(0, 2, 3, 1).numpy()
+def _shown(images: Tensor) -> list[Image.Image]:
+    return [Image.fromarray(one) for one in images[:SHOWN].permute(0, 2, 3, 1).contiguous().numpy()]
+
+
+def _given(picture: Image.Image, kind: str) -> Image.Image:
+    return Image.fromarray(source_picture(np.asarray(picture), kind))
