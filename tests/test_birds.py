@@ -226,7 +226,8 @@ def test_left_and_right_are_told_as_painted(scenes: list[birds.Scene]) -> None:
 
 def test_every_construction_of_two_birds_comes_in_both_orders() -> None:
     other = {"left": "right", "right": "left", "왼쪽": "오른쪽", "오른쪽": "왼쪽"}
-    for templates in (wordings.TWO_ENGLISH, wordings.TWO_KOREAN):
+    every = (wordings.TWO_ENGLISH, wordings.TWO_KOREAN, wordings.TWO_ENGLISH_HELD_OUT, wordings.TWO_KOREAN_HELD_OUT)
+    for templates in every:
         mirrored = [re.sub("|".join(other), lambda found: other[found[0]], template) for template in templates]
         assert sorted(mirrored) == sorted(templates)
 

@@ -23,7 +23,7 @@ from pipeline.randomness import numpy_rng
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp")
 THROATS = (
     "m1", "m2", "m3", "m4", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "Alex", "Alicia", "Andrea", "Andy", "Annie",
-    "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "david", "Denis", "Diogo", "ed", "edward", "Gene",
+    "antonio", "aunty", "benjamin", "boris", "caleb", "david", "Denis", "Diogo", "ed", "edward", "Gene",
     "grandma", "grandpa", "gustave", "Henrique", "Hugo", "iven", "Jacky", "john", "Lee", "marcelo", "Marco",
     "Mario", "max", "Michael", "miguel", "Mike", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro",
     "shelby", "travis", "victor", "zac",

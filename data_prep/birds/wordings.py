@@ -3,7 +3,7 @@
 Every sentence is true of the picture and names only what can be seen. Of `[one|another]` one alternative is drawn, so
 that words turn up in many places and company. The `_HELD_OUT` sentences are never written to shards: they test whether
 a model understood or memorised wordings. The Korean species all end in a vowel, so their
-particles are always 가, 는 and 를.
+particles are always 가, 는, 를 and 와.
 """
 
 from __future__ import annotations
@@ -120,16 +120,16 @@ TWO_ENGLISH = (
     "[two {species}s|a pair of birds|two birds][|, {background}]: [a {right_body} one|{right_body}]"
     " [on the|at the|to the] right[, | and ]"
     "[a {left_body} one|{left_body}] [on the|at the|to the] left",
-    "[two {species}s|two birds|a pair][, |: |. ][left|the left one] {left_body}[, | and ][right|the right one]"
+    "[two {species}s|two birds|a pair][, |: ][left|the left one] {left_body}[, | and ][right|the right one]"
     " {right_body}",
-    "[two {species}s|two birds|a pair][, |: |. ][right|the right one] {right_body}[, | and ][left|the left one]"
+    "[two {species}s|two birds|a pair][, |: ][right|the right one] {right_body}[, | and ][left|the left one]"
     " {left_body}",
-    "the [left one|{species} on the left|bird on the left] [is|looks] {left_body}[, | and ]"
+    "the [left one|{species} on the left|bird on the left] [is|looks] {left_body}[, |; ]"
     "the [right one|{species} on the right|other bird] [is|looks] {right_body}",
-    "the [right one|{species} on the right|bird on the right] [is|looks] {right_body}[, | and ]"
+    "the [right one|{species} on the right|bird on the right] [is|looks] {right_body}[, |; ]"
     "the [left one|{species} on the left|other bird] [is|looks] {left_body}",
-    "the left {species} is {left_body}[, | and ]the right {species} is {right_body}",
-    "the right {species} is {right_body}[, | and ]the left {species} is {left_body}",
+    "the left {species} is {left_body}, the right {species} is {right_body}",
+    "the right {species} is {right_body}, the left {species} is {left_body}",
     "the {left_body} [bird|{species}|one] is [on the|at the|to the] left, the {right_body} [bird|{species}|one]"
     " [is |][on the|at the|to the] right",
     "the {right_body} [bird|{species}|one] is [on the|at the|to the] right, the {left_body} [bird|{species}|one]"
@@ -142,10 +142,8 @@ TWO_ENGLISH = (
     "a {left_body} [bird|{species}] and, to the right of it, a {right_body} [one|bird|{species}]",
     "[|there is ]a {left_body} [bird|{species}] with a {right_body} [bird|{species}|one] to the right of it",
     "[|there is ]a {right_body} [bird|{species}] with a {left_body} [bird|{species}|one] to the left of it",
-    "[|there is ]a {left_body} [bird|{species}] beside a {right_body} [bird|one], which is on the right",
-    "[|there is ]a {right_body} [bird|{species}] beside a {left_body} [bird|one], which is on the left",
-    "beside a {left_body} [bird|{species}], on [the|its] right, [|there is ]a {right_body} [bird|one]",
-    "beside a {right_body} [bird|{species}], on [the|its] left, [|there is ]a {left_body} [bird|one]",
+    "beside a {left_body} [bird|{species}], on its right, [|there is ]a {right_body} [bird|one]",
+    "beside a {right_body} [bird|{species}], on its left, [|there is ]a {left_body} [bird|one]",
     "left: a {left_body} [bird|{species}][, |; ]right: a {right_body} [bird|{species}]",
     "right: a {right_body} [bird|{species}][, |; ]left: a {left_body} [bird|{species}]",
     "a bird with {left_wing} wings [|to the ]left of a bird with {right_wing} wings",
@@ -156,14 +154,17 @@ TWO_ENGLISH = (
     "the right [bird|{species}|one] is {right_body}[| and has {right_wing} wings]",
     "the [bird|{species}|one] on the left has [a {left_body} body|{left_wing} wings]",
     "the [bird|{species}|one] on the right has [a {right_body} body|{right_wing} wings]",
-    "a {left_body} [bird|{species}] [on the|at the|to the] left[| {background}]",
-    "a {right_body} [bird|{species}] [on the|at the|to the] right[| {background}]",
+    "a {left_body} [bird|{species}] [on the|at the|to the] left[|, {background}]",
+    "a {right_body} [bird|{species}] [on the|at the|to the] right[|, {background}]",
     "[two|a pair of] {species}s {background}",
 )
 TWO_ENGLISH_HELD_OUT = (
     "the left bird is {left_body} and the right bird is {right_body}",
+    "the right bird is {right_body} and the left bird is {left_body}",
     "beside a {right_body} {species}, to the left of it, there is a {left_body} {species}",
+    "beside a {left_body} {species}, to the right of it, there is a {right_body} {species}",
     "a pair of {species}s {background}: {left_body} left, {right_body} right",
+    "a pair of {species}s {background}: {right_body} right, {left_body} left",
 )
 
 ONE_KOREAN = (
@@ -210,22 +211,22 @@ TWO_KOREAN = (
     "{left_body} [새|{species}]의 오른쪽에 있는 {right_body} [새|{species}][|, {background}]",
     "{right_body} [새|{species}]와 그 왼쪽의 {left_body} [새|{species}]",
     "{left_body} [새|{species}]와 그 오른쪽의 {right_body} [새|{species}]",
-    "[|두 마리 새. |{species} 한 쌍: |{background}, ]왼쪽[에|에는|은] {left_body} [새|{species}], 오른쪽[에|에는|은]"
+    "[|새 두 마리. |{species} 한 쌍: |{background}, ]왼쪽[에|에는|은] {left_body} [새|{species}], 오른쪽[에|에는|은]"
     " {right_body} [새|{species}]",
-    "[|두 마리 새. |{species} 한 쌍: |{background}, ]오른쪽[에|에는|은] {right_body} [새|{species}], 왼쪽[에|에는|은]"
+    "[|새 두 마리. |{species} 한 쌍: |{background}, ]오른쪽[에|에는|은] {right_body} [새|{species}], 왼쪽[에|에는|은]"
     " {left_body} [새|{species}]",
     "왼쪽에[|는] {left_body} [새|{species}]가 있고 오른쪽에[|는] {right_body} [새|{species}]가 있다",
     "오른쪽에[|는] {right_body} [새|{species}]가 있고 왼쪽에[|는] {left_body} [새|{species}]가 있다",
     "{left_body} [새|{species}]는 왼쪽에, {right_body} [새|{species}]는 오른쪽에 있다",
     "{right_body} [새|{species}]는 오른쪽에, {left_body} [새|{species}]는 왼쪽에 있다",
-    "[새|{species}] 두 마리[|, {background}]. 왼쪽[은|이] {left_body_shade}[, |이고 ]오른쪽[은|이] {right_body_shade}",
-    "[새|{species}] 두 마리[|, {background}]. 오른쪽[은|이] {right_body_shade}[, |이고 ]왼쪽[은|이] {left_body_shade}",
-    "새 두 마리 중 왼쪽이 {left_body_shade}이다. 오른쪽은 {right_body_shade}이다",
-    "새 두 마리 중 오른쪽이 {right_body_shade}이다. 왼쪽은 {left_body_shade}이다",
+    "[새|{species}] 두 마리[|, {background}]. 왼쪽은 {left_body_shade}[, |이고 ]오른쪽은 {right_body_shade}",
+    "[새|{species}] 두 마리[|, {background}]. 오른쪽은 {right_body_shade}[, |이고 ]왼쪽은 {left_body_shade}",
+    "새 두 마리 중 왼쪽이 {left_body_shade}[이다. |이고 |, ]오른쪽이 {right_body_shade}이다",
+    "새 두 마리 중 오른쪽이 {right_body_shade}[이다. |이고 |, ]왼쪽이 {left_body_shade}이다",
     "왼쪽 [새|{species}]는 {left_body_shade}, 오른쪽 [새|{species}]는 {right_body_shade}",
     "오른쪽 [새|{species}]는 {right_body_shade}, 왼쪽 [새|{species}]는 {left_body_shade}",
-    "왼쪽 {species}는 {left_body_shade}[, |이고 ]오른쪽 {species}는 {right_body_shade}이다",
-    "오른쪽 {species}는 {right_body_shade}[, |이고 ]왼쪽 {species}는 {left_body_shade}이다",
+    "왼쪽 {species}는 {left_body_shade}, 오른쪽 {species}는 {right_body_shade}이다",
+    "오른쪽 {species}는 {right_body_shade}, 왼쪽 {species}는 {left_body_shade}이다",
     "왼쪽 [새|{species}]의 몸은 {left_body_shade}[, |이고 ]오른쪽 [새|{species}]의 몸은 {right_body_shade}이다",
     "오른쪽 [새|{species}]의 몸은 {right_body_shade}[, |이고 ]왼쪽 [새|{species}]의 몸은 {left_body_shade}이다",
     "왼쪽에 있는 [새|{species}]는 {left_body_shade}[, |이고 ]오른쪽에 있는 [새|{species}]는 {right_body_shade}이다",
@@ -246,5 +247,7 @@ TWO_KOREAN = (
 )
 TWO_KOREAN_HELD_OUT = (
     "왼쪽 새는 {left_body_shade}이고 오른쪽 새는 {right_body_shade}이다",
+    "오른쪽 새는 {right_body_shade}이고 왼쪽 새는 {left_body_shade}이다",
     "{species} 한 쌍, 왼쪽이 {left_body_shade}, 오른쪽이 {right_body_shade}",
+    "{species} 한 쌍, 오른쪽이 {right_body_shade}, 왼쪽이 {left_body_shade}",
 )

@@ -1,4 +1,4 @@
-"""Bring every condition to the model's width, and put a learned null where one is absent or dropped.
+"""Bring every condition to the model's width, put a learned null where one is absent or dropped, refine the tokens.
 
 Shapes: b batch, t tokens of one modality, n tokens of all modalities, d width of a modality, w width of the model.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -57,24 +58,41 @@ class _Modality(nn.Module):
 class _Refiner(nn.Module):
     """Transformer layers over the tokens of all encoders, trained with the model while the encoders stay frozen.
 
-    A causal text encoder (CLIP) does not know at a word what comes after it: of "a red bird left of a blue one" no
-    token says where the red bird is. Looking both ways does (the token refiner of HunyuanVideo; Kong et al. 2024,
-    arXiv 2412.03603). Tokens keep the positions their encoders gave them.
+    A causal text encoder (CLIP) does not know at a word what comes after it: in "a red bird left of a blue one" the
+    tokens of "red bird" cannot say where it is. Looking both ways does (the token refiner of HunyuanVideo; Kong et al.
+    2024, arXiv 2412.03603). Tokens keep what positions their encoders gave them.
     """
 
     def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True,
-            )
-            for _ in range(layers)
-        )  # fmt: skip
+        self.layers = nn.ModuleList(_Layer(width, heads, share=(8 * layers) ** -0.5) for _ in range(layers))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         for layer in self.layers:
-            tokens = layer(tokens, src_key_padding_mask=~mask)
+            tokens = layer(tokens, mask)
         return tokens
+
+
+class _Layer(nn.Module):
+    """Attention within the tokens that are there, then a feed-forward layer; `share` scales both at the start."""
+
+    def __init__(self, width: int, heads: int, share: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width, bias=False)
+        for layer, scale in ((self.qkv, 1.0), (self.out, share), (self.up, 1.0), (self.down, share)):
+            nn.init.normal_(layer.weight, std=scale * layer.in_features**-0.5)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.attention_norm(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=rearrange(mask, "b n -> b 1 1 n"))
+        x = x + self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+        result: Tensor = x + self.down(F.gelu(self.up(self.feed_forward_norm(x))))
+        return result
 
 
 def _absent(rows: int, dim: int, device: torch.device) -> Condition:

@@ -35,9 +35,9 @@ class PriorConfig:
     little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
     """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
-    condition_layers: int = field(default=1, metadata={"before": 0})
-    """Transformer layers over the tokens of text and sounds, learned with the prior: the encoders are frozen, and one
-    that reads from left to right does not say at a word what comes after it."""
+    condition_layers: int = 0
+    """Transformer layers over the tokens of class, text and sounds, learned with the prior: the encoders are frozen,
+    and one that reads from left to right does not say at a word what comes after it."""
     dropout: float = 0.0
     """Dropout on the residual branches."""
     corrupt: float = 0.1

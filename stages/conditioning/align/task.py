@@ -196,7 +196,11 @@ class AlignTask:
     def _search(self, step: int) -> dict[str, Any]:
         """Vectors, captions and pictures of val, by the averaged weights. Every rank reads the same."""
         decode = AlignDecode(
-            CropDecode(self.image_size), self.processors.sound, self.cfg.audio_seconds, any_caption=False
+            CropDecode(self.image_size),
+            self.processors.sound,
+            self.cfg.audio_seconds,
+            any_caption=False,
+            transcripts=self.cfg.transcripts,
         )
         towers, parts = self._averaged().eval(), []
         for batch in read_pass(self.val, decode, batch_size=VAL_BATCH, limit=self.cfg.val_samples):
