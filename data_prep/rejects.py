@@ -24,6 +24,7 @@ REASONS = {
     "too_small": "the short side is below half the training size",
     "damaged_image": "cut off or damaged",
     "damaged_sound": "empty, damaged or of an unknown format",
+    "too_long_sound": "longer than ten minutes: cut out the part that is meant",
     "bad_caption": "not UTF-8, or longer than 64 KiB",
     "bad_record": "its JSON cannot be read",
     "no_image": "a sample without a picture",

@@ -16,18 +16,21 @@ def stored_sound(payload: bytes) -> tuple[str, bytes]:
     """(extension, bytes) of a checked sound.
 
     Raises:
-        RejectedError: damaged_sound, when it does not decode, is empty, not finite or longer than ten minutes.
+        RejectedError: too_long_sound, or damaged_sound when it does not decode, is empty or not finite.
     """
     import soundfile
 
     try:
         facts = soundfile.info(io.BytesIO(payload))
         if facts.frames > MAX_SECONDS * facts.samplerate:
-            raise ValueError(f"longer than {MAX_SECONDS} s")
+            minutes = facts.frames / facts.samplerate / 60
+            raise RejectedError("too_long_sound", f"{minutes:.0f} minutes")
         samples, rate = decode_sound(payload)
         if facts.format in ("FLAC", "WAV"):
             return facts.format.lower(), payload
         return "flac", encode_flac(samples, rate)
+    except RejectedError:
+        raise
     except Exception as error:  # hostile bytes: decoders raise nearly any type
         raise RejectedError("damaged_sound", f"{type(error).__name__}: {_steady(error)}") from None
 

@@ -71,7 +71,7 @@ def refuse_lone_ranks(world: int, stage: str, config: str | Path) -> None:
     if world > 1 and not on_cpu and not visible_devices():
         raise ConfigError(
             f"{world} processes but no GPU: each would train alone. On CPU type:\n"
-            f"ACCELERATE_USE_CPU=1 accelerate launch --config_file accelerate_config.yaml --num_processes 2 "
+            f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {world} "
             f"-m launchers.train {stage} --config {config}"
         )
 

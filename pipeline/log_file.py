@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,41 @@ from typing import IO, Any, TextIO
 
 _REDRAW = re.compile(r"\x1b\[[0-9]*[A-KSTsu]|\r(?!\n)")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+PACKAGES = ("pipeline", "stages", "data_prep", "launchers")
+
+
+class Messages(logging.Handler):
+    """Warnings go to stderr (and so to the log), what is only good to know to the log alone."""
+
+    def __init__(self, log: IO[str]) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        if record.levelno >= logging.WARNING:
+            print(self.format(record), file=sys.stderr)
+        elif not self._log.closed:
+            self._log.write(self.format(record) + "\n")
+            self._log.flush()
+
+
+@contextmanager
+def messages_to(log: IO[str]) -> Iterator[None]:
+    """Let what our own packages have to say reach the log for the length of the block."""
+    handler, loggers = Messages(log), [logging.getLogger(name) for name in PACKAGES]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 class Copied:

@@ -21,7 +21,7 @@ from pipeline import artifacts
 from pipeline.artifacts import MANIFEST
 from pipeline.atomic_file import write_atomically
 from pipeline.errors import ConfigError, MissingInputError, Stopped, TesseraError
-from pipeline.log_file import copied_to
+from pipeline.log_file import copied_to, messages_to
 from pipeline.owner import owning
 from pipeline.schema import differences, identity_part, plain, with_new_fields
 from pipeline.stage import Results, Stage
@@ -188,7 +188,7 @@ def _logged(job: Job, path: Path) -> Iterator[None]:
     with copied_to(path) as log:
         log.write(f"--- {job.instance}, {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}\n")
         try:
-            with stop_signals():
+            with stop_signals(), messages_to(log):
                 yield
         except StopRequest:
             message = f"'{job.instance}' was stopped on request; the same line typed again resumes."

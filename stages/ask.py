@@ -68,6 +68,8 @@ class Ask:
             raise ConfigError("a mask needs a picture to paint in: give --image too.")
         if self.as_ is not None and self.image is None:
             raise ConfigError("--as says how to take a picture: give --image too.")
+        if self.as_ is not None and self.mask is not None:
+            raise ConfigError("--as and --mask do not go together: under a mask the picture itself is kept.")
 
     @property
     def modalities(self) -> list[str]:
@@ -213,6 +215,13 @@ class Reader:
         chosen = [self._source(ask, kinds) if ask.image is not None and ask.mask is None else None for ask in asks]
         stacked = [None if one is None else rearrange(torch.from_numpy(one.copy()), "h w c -> c h w") for one in chosen]
         return self._some(stacked, lambda given: self.encoder("vector")(torch.stack(given)))
+
+    def look_of(self, ask: Ask) -> str | None:
+        """How the picture of an ask is taken: as it says, or by its look; None without one or where a mask keeps it."""
+        if ask.image is None or ask.mask is not None:
+            return None
+        kinds = self.about.get("image", {}).get("kinds", [])
+        return ask.as_ or guess_look(read_picture(ask.image, self.image_size), kinds)
 
     def _source(self, ask: Ask, kinds: Sequence[str]) -> UInt8[np.ndarray, "s s 3"]:
         assert ask.image is not None

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from data_prep.images import encode_image
+from pipeline.batch import Draw
+from pipeline.samples import Sample
+from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.loss import Bank, contrastive_loss, recalls
+from stages.conditioning.align.read import AlignDecode
 from stages.conditioning.align.tokenizer import train_tokenizer
+from stages.conditioning.align.train import warn_of_long
+from stages.images import CropDecode
 from tests.tiny_encoders import WORDS
 
 ROWS, WIDTH = 12, 5
@@ -93,6 +101,26 @@ def test_recall_counts_the_own_row_and_those_alike() -> None:
     assert recalls(queries, queries, own) == {"R@1": 1.0, "R@5": 1.0}
     assert recalls(queries, shifted, own)["R@1"] == 0.0
     assert recalls(queries, shifted, own | own.roll(1, 1))["R@1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("share", "heard"), [(0.0, {"a small bird"}), (1.0, {"an owl"}), (0.5, {"a small bird", "an owl"})]
+)
+def test_what_is_said_aloud_is_the_text_as_often_as_asked(share: float, heard: set[str]) -> None:
+    picture = encode_image(np.zeros((8, 8, 3), np.uint8), "png", 95)
+    sample = Sample("0", {"png": picture, "txt": b"a small bird", "json": b'{"spoken": "an owl"}'})
+    decode = AlignDecode(CropDecode(8), transcripts=share)
+    assert {decode(sample, Draw(0, 0, 0, row))["text"] for row in range(20)} == heard
+    with pytest.raises(ValueError, match="transcripts lies in"):
+        AlignConfig(transcripts=1.5)
+
+
+def test_captions_longer_than_the_tower_are_said_to_be_cut(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = train_tokenizer(WORDS, 700, 8)
+    warn_of_long(tokenizer, ["a red bird"], 8)
+    assert not caplog.text
+    warn_of_long(tokenizer, ["a red bird", "a red bird " * 9], 8)
+    assert "50.0 % of the captions are longer than align.text_tokens=8 and are cut" in caplog.text
 
 
 def test_the_tokenizer_reads_any_script_and_splits_its_own_words_little(tmp_path: Path) -> None:

@@ -109,13 +109,39 @@ def test_overrides_may_stand_before_and_after_flags(capsys: pytest.CaptureFixtur
     assert code == 0 and "seed 3" in out and "7 steps" in out and "codes" not in out and "runs/x" in out
 
 
-def test_every_shipped_recipe_passes_its_checks() -> None:
+def test_every_shipped_recipe_passes_its_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     from launchers.stages import STAGES
 
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # their encoders are the hub's
     recipes = sorted(PACKAGED.glob("*.yaml"))
     assert any(path.stem == "tiny" for path in recipes)
     for path in recipes:
         check(load_recipe(path), STAGES)
+
+
+@pytest.mark.parametrize(
+    ("codes", "prior", "message"),
+    [
+        ("text: openai/none-such", "", "codes.conditions.text=openai/none-such is not in the local cache"),
+        ("audio: ./none_such", "", "codes.conditions.audio=./none_such is no folder with a model"),
+        ("text: none", "conditions: [text]", "prior.conditions asks for text, and nothing encodes it"),
+    ],
+)
+def test_encoders_are_looked_for_before_anything_is_made(
+    codes: str,
+    prior: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    recipe = tmp_path / "late.yaml"
+    stages = f"vqvae: {{}}\ncodes: {{conditions: {{{codes}}}}}\nprior: {{{prior}}}\n"
+    recipe.write_text("shards: {source: birds, size: 32, count: 40}\n" + stages)
+    code, _, err = said(capsys, "run", str(recipe), "--runs", str(tmp_path))
+    assert code == 2 and message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["late.yaml"]
 
 
 def test_the_accelerate_line_without_a_gpu_names_the_one_that_works() -> None:
@@ -138,6 +164,4 @@ def test_the_accelerate_line_without_a_gpu_names_the_one_that_works() -> None:
         capture_output=True, text=True, check=False, cwd=root,
     )  # fmt: skip
     assert done.returncode != 0
-    assert (
-        "ACCELERATE_USE_CPU=1 accelerate launch --config_file accelerate_config.yaml --num_processes 2" in done.stderr
-    )
+    assert "ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes 2 -m launchers.train" in done.stderr

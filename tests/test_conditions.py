@@ -17,15 +17,16 @@ from safetensors.torch import load_file
 
 from launchers.cli import main
 from pipeline.errors import ConfigError
-from pipeline.samples import decode_npy
+from pipeline.samples import decode_image, decode_npy
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass, read_samples
-from stages.ask import guess_look
+from stages.ask import guess_look, read_picture
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.text_encoder import TextEncoder
-from stages.evaluation.obedience import similarity_space
+from stages.evaluation.config import EvaluationConfig
+from stages.evaluation.obedience import Asked, named, obedience_figures, read_asked, similarity_space
 from stages.generate import Painter
 from stages.perceptual import Perceptual
 from tests import tiny_encoders
@@ -73,8 +74,22 @@ def run(runs: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def painter(run: Path) -> Painter:
-    return Painter.load(run, device="cpu")
+def causal(run: Path) -> Path:
+    """Another prior on the same codes: autoregressive, with a layer over the tokens."""
+    prior = "prior: {kind: autoregressive, whole_every: 1, condition_layers: 1, "
+    recipe = RECIPE.replace("name: all", "name: causal").replace("prior: {", prior).replace("steps: 4", "steps: 2")
+    head, _, tail = recipe.partition("shards:")
+    used = ", ".join(f"{name}: {run / name}" for name in ("shards", "align", "vqvae", "codes"))
+    path = run.parent / "causal.yaml"
+    path.write_text(f"{head}use: {{{used}}}\n{tail[tail.index('prior:') : tail.index('evaluation:')]}")
+    assert main(["run", str(path), "--runs", str(run.parent)]) == 0
+    return run.parent / "causal"
+
+
+@pytest.fixture(scope="module", params=["masked", "autoregressive"])
+def painter(request: pytest.FixtureRequest, run: Path) -> Painter:
+    folder = run if request.param == "masked" else request.getfixturevalue("causal")
+    return Painter.load(folder, device="cpu")
 
 
 @pytest.fixture
@@ -199,9 +214,18 @@ def test_a_mask_keeps_the_rest_of_the_picture(painter: Painter, files: Path) -> 
     assert not np.array_equal(right[0], right[1])
 
 
+def test_a_picture_is_continued_on_a_larger_canvas(painter: Painter, files: Path) -> None:
+    original = np.asarray(Image.open(files / "bird.jpg").convert("RGB").resize((16, 16), Image.Resampling.LANCZOS))
+    canvas, mask = np.full((32, 32, 3), 255, np.uint8), np.full((32, 32), 255, np.uint8)
+    canvas[8:24, 8:24], mask[8:24, 8:24] = original, 0
+    picture = np.asarray(painter(image=canvas, mask=mask, text="a red bird")[0])
+    assert np.abs(picture[10:22, 10:22].astype(int) - original[2:14, 2:14]).max() <= 2
+    assert picture[:6].min() < 250  # painted, and not the white of the canvas
+
+
 def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -> None:
     found = json.loads((run / "evaluation" / "results.json").read_text())["obedience"]
-    assert sorted(found) == ["audio", "class", "grey", "sketch", "text", "vector"]
+    assert sorted(found) == ["audio", "class", "grey", "sketch", "text", "vector_grey", "vector_sketch"]
     for mode, figures in found.items():
         assert figures["n"] == 9
         assert set(figures["obeyed"]) == set(figures["obeyed_by_real"]), mode
@@ -211,7 +235,24 @@ def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -
         assert -1 <= found[mode]["similarity"] <= 1
         assert {"R@1", "R@5", "real_R@1", "real_similarity"} <= set(found[mode])
     assert 0 <= found["sketch"]["edge_f1"] <= 1 and found["grey"]["luma_psnr"] > 0
-    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_sketch_vector.png")).is_file()
+    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_sketch_*.png")).is_file()
+
+
+def test_without_attributes_the_nearest_true_picture_is_asked_for(run: Path) -> None:
+    painter, val = Painter.load(run, device="cpu"), open_shards(run / "shards").split("val")
+    samples = list(islice((sample for shard in val for sample in read_samples(shard)), 20))
+    real = torch.from_numpy(np.stack([read_picture(decode_image(s.members["jpg"]), 32) for s in samples]))
+    asked = read_asked(painter, run / "codes", {}, [sample.key for sample in samples[:10]], "val")
+    figures, _ = obedience_figures(EvaluationConfig(), painter, asked, real.permute(0, 3, 1, 2), None)
+    for mode in ("text", "audio", "grey"):
+        assert 0 <= figures[mode]["own_picture_R@1"] <= figures[mode]["own_picture_R@5"] <= 1
+        assert figures[mode]["random_coverage"] >= 0 and "obeyed" not in figures[mode]
+    assert "own_picture_R@1" not in figures["class"]
+
+
+def test_a_caption_is_held_to_the_class_whose_name_it_says() -> None:
+    asked = Asked({}, ["an Owl in the snow", "a photo of 1 bird"], {"class": torch.tensor([1, 1])})
+    assert named(asked, {"class": ["0", "1"]}, ["duck", "owl"])["class"].tolist() == [1, -1]
 
 
 def test_evaluation_goes_on_without_the_clip_that_said_the_captions(
@@ -235,11 +276,16 @@ def test_the_command_paints_rows_and_says_what_was_asked(
     assert [row["text"] for row in asked["rows"]] == ["a red bird", "작은 새"]
     assert all(row["class"]["name"] == "owl" for row in asked["rows"])
     assert asked["guidance"] == {"text": 3.0, "class": 1.0}
+    assert asked["sampling"]["temperature"] == 1.0
     assert len(asked["files"]) == 5
     assert all(Path(file).is_file() for file in asked["files"])
 
     assert main([*line[:4], "-n", "1", "--out", str(out), "--device", "cpu"]) == 0  # nothing of the larger line stays
     assert len(list(out.glob("*.png"))) == 2
+
+    assert main(["sample", str(run), "--image", str(files / "bird.jpg"), "-n", "1", "--out", str(out)]) == 0
+    asked = json.loads((out / "asked.json").read_text())
+    assert asked["rows"][0]["as"] == "grey" and asked["guidance"] == 2.0  # as it was taken, what was the default
 
     (files / "prompts").write_text('\ufeffa blue bird\n{"audio": "%s", "as": null}\n' % (files / "call.flac"))
     assert main(["sample", str(run), "--prompts", str(files / "prompts"), "-n", "1", "--out", str(out)]) == 0
@@ -265,6 +311,7 @@ def test_the_command_paints_rows_and_says_what_was_asked(
         (["--text", "a", "--text", "b", "--audio", "CALL", "--audio", "missing.wav"], "no sound at missing.wav", 2),
         (["--audio", "LONG"], "minutes long; at most 10 are read", 3),
         (["--class", "crow"], "no class 'crow'", 2),
+        (["--image", "PICTURE", "--mask", "PICTURE", "--as", "grey"], "--as and --mask do not go together", 2),
     ],
 )
 def test_errors_are_one_clear_line(
@@ -304,7 +351,7 @@ def test_a_condition_the_run_was_not_trained_on_is_named(run: Path, tmp_path: Pa
 def test_a_prior_may_see_the_vector_of_a_source_and_not_its_codes(run: Path, files: Path) -> None:
     some = run_with(run, "vector", files)
     results = json.loads((some / "evaluation" / "results.json").read_text())
-    assert set(results["obedience"]) == {"vector"}
+    assert set(results["obedience"]) == {"vector_grey", "vector_sketch"}
     assert "class_accuracy" not in results["samples"]  # it was told no class
     assert Painter.load(some, device="cpu")(image=files / "bird.jpg", as_="grey")[0].size == (32, 32)
 

@@ -60,7 +60,7 @@ def test_bad_files_beside_a_picture_are_rejected_one_by_one(tmp_path: Path) -> N
     assert set(samples_of(tmp_path / "out")) == {"good.png"}
     assert rejects_of(tmp_path / "out") == {
         "latin.png": "bad_caption", "long.png": "bad_caption", "cut.png": "damaged_sound",
-        "empty.png": "empty_file", "hours.png": "damaged_sound",
+        "empty.png": "empty_file", "hours.png": "too_long_sound",
     }  # fmt: skip
 
 

@@ -208,11 +208,15 @@ def test_the_loss_of_a_global_batch_is_the_mean_over_its_micro_batches(kind: str
         assert torch.allclose(parts.mean(), whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("with_tokens", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_gets_a_gradient_from_a_single_row(kind: str) -> None:
-    prior = make_prior(kind)
+def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, with_tokens: bool) -> None:
+    heard: dict[str, Any] = {"conditions": {"text": 6}, "cross_attention": True, "condition_layers": 1}
+    prior = make_prior(kind, **(heard if with_tokens else {}))
+    text = Condition(torch.randn(1, 3, 6), torch.randn(1, 6), torch.ones(1, 3, dtype=torch.bool))
+    told = {"text": text} if with_tokens else make_class(1)
     learn = masked_loss if kind != "autoregressive" else causal_loss
-    loss, metrics = learn(prior, SIZES, make_codes(1), make_class(1), torch.tensor([4]), Draw(0, 0, Noise()))
+    loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([4]), Draw(0, 0, Noise()))
     loss.backward()
     assert [name for name, p in prior.named_parameters() if p.grad is None] == []
     assert set(metrics) == {"loss_level0", "loss_level1"} and loss.isfinite()

@@ -14,7 +14,8 @@ RECIPES = sorted((spawn.ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
+def test_a_recipe_loads_and_opens_with_its_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # their encoders are the hub's
     configs = check(load_recipe(path), STAGES)
 
     assert set(configs) >= {"vqvae", "codes", "prior", "evaluation"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from launchers.run_folders import run_folder
 from pipeline.errors import ConfigError
-from pipeline.schema import did_you_mean
+from pipeline.schema import did_you_mean, plain
 
 if TYPE_CHECKING:
     from stages.ask import Ask
@@ -170,8 +170,9 @@ def _asked(
         row = {field.name: getattr(ask, field.name) for field in fields(ask) if getattr(ask, field.name) is not None}
         if "cls" in row:
             row["class"] = {"number": row.pop("cls"), "name": painter.classes[ask.cls]}  # type: ignore[index]
-        if "as_" in row:
-            row["as"] = row.pop("as_")
+        row.pop("as_", None)
+        if look := painter.reader.look_of(ask):
+            row["as"] = look
         for name in ("text", "negative"):
             if (words := getattr(ask, name)) and (lost := painter.reader.cut_off(words)):
                 row[f"{name}_cut_off"] = lost
@@ -182,7 +183,8 @@ def _asked(
         "rows": rows,
         "n": arguments.n,
         "seed": arguments.seed,
-        "guidance": guidance,
+        "guidance": painter.settings.guidance if guidance is None else guidance,
+        "sampling": {name: value for name, value in plain(painter.settings).items() if name != "guidance"},
     }
 
 

@@ -30,9 +30,10 @@ ALIGNED = {"text": "clip", "audio": "audio", "vector": "clip"}
 """Where `align` keeps the encoder of a modality."""
 KINDS: dict[str, Any] = {"text": TextEncoder, "audio": AudioEncoder, "vector": ImageEncoder}
 UNHEARD = (
-    "the shards hold %s, and no prior will listen to it. Add a section 'align: {}', or name an encoder:  "
-    "codes.conditions.%s=DIR"
+    "the shards hold %s, and no prior will listen to it. Add a section 'align: {}', name an encoder "
+    "(codes.conditions.%s=%s), or write  none  there."
 )
+FOR_EXAMPLE = {"text": "openai/clip-vit-large-patch14", "audio": "laion/clap-htsat-unfused"}
 NONE_STORED = "the shards hold none"
 log = logging.getLogger(__name__)
 
@@ -63,11 +64,11 @@ class ConditionEncoders:
                 )
                 raise ConfigError(f"codes.conditions.{name}={wanted}, but there is no {what}: leave it out.")
             if where == "none" and wanted == "auto" and name in modalities:
-                log.info(UNHEARD, name, name)
+                log.warning(UNHEARD, name, name, FOR_EXAMPLE[name])
             if where == "none" or name not in [*modalities, *sourced]:
                 continue
             setattr(found, name, KINDS[name].load(where, device))
-            found.names[name] = ALIGN if wanted == "auto" else where
+            found.names[name] = ALIGN if wanted == "auto" else _lasting(where)
         return found
 
     def about(self) -> dict[str, Any]:
@@ -112,6 +113,11 @@ class ConditionEncoders:
         for at in range(0, len(given), self.cfg.batch_size):
             found += _unmasked(encoder(given[at : at + self.cfg.batch_size]))
         return found
+
+
+def _lasting(where: str) -> str:
+    """A folder by its whole path: a painter may be started elsewhere. A hub id as it is."""
+    return str(Path(where).resolve()) if Path(where).is_dir() else where
 
 
 def _unmasked(condition: Condition) -> list[tuple[np.ndarray, np.ndarray]]:

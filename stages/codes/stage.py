@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import Recipe
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress
 from pipeline.stage import Stage
@@ -79,6 +80,31 @@ def _results(out: Path) -> dict[str, Any]:
     }
 
 
+def check(cfg: CodesConfig, recipe: Recipe) -> None:
+    """Encoders are looked for before anything is trained.
+
+    Raises:
+        ValueError: a folder that holds no model; a hub id that is not here, where the hub may not be asked.
+    """
+    for name in ("text", "audio", "vector"):
+        where = getattr(cfg.conditions, name)
+        if where in ("auto", "none", "log-mel"):
+            continue
+        if Path(where).is_dir() or where.startswith((".", "/", "~")) or where.count("/") > 1:
+            if not (Path(where) / "config.json").is_file():
+                raise ValueError(f"codes.conditions.{name}={where} is no folder with a model of transformers.")
+        elif os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true") and not _is_cached(where):
+            raise ValueError(
+                f"codes.conditions.{name}={where} is not in the local cache, and HF_HUB_OFFLINE is set. Give a folder."
+            )
+
+
+def _is_cached(hub_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+
+
 STAGE = Stage(
     name="codes",
     config=CodesConfig,
@@ -86,4 +112,5 @@ STAGE = Stage(
     makes=("dataset.json",),
     run=run,
     distributed=True,
+    check=check,
 )

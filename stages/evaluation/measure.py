@@ -19,6 +19,7 @@ from pipeline.schema import plain
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass
 from pipeline.tracking import Tracker
+from stages.conditioning.condition import Conditions
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.obedience import SHOWN, obedience_figures, read_asked
 from stages.evaluation.pictures import LabelledDecode, find_values, labels_of
@@ -67,7 +68,8 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
         results["codes"] = code_use(inputs["codes"])
     if "prior" in inputs:
         painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
-        results["samples"] = sample_figures(cfg, painter, real, probe)
+        said = _said(cfg, painter, inputs["codes"], real, results["split"])
+        results["samples"] = sample_figures(cfg, painter, real, probe, said)
         pictures["samples"] = class_grid(painter)
         if set(painter.listens) - {"class"}:
             n, names = min(cfg.obedience, len(real.images) // 2), probe.values if probe is not None else {}
@@ -84,6 +86,15 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
     tracker.table("figures", ["figure", "value"], [[name, value] for name, value in _flat(results).items()], 0)
     tracker.finish()
     return results
+
+
+def _said(cfg: EvaluationConfig, painter: Painter, codes: Path, real: Real, split: str) -> Conditions:
+    """All that is said of the reference pictures, for a painter that listens to captions or sounds and no class."""
+    if "class" in painter.listens or not {"text", "audio"} & set(painter.listens):
+        return {}
+    n = min(cfg.samples, len(real.images) // 2)
+    modes = read_asked(painter, codes, {}, real.keys[:n], split).modes if n >= LEAST else {}
+    return {name: alone[name] for name, alone in modes.items() if name in ("text", "audio")}
 
 
 def headline_of(results: dict[str, Any]) -> str:

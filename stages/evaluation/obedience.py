@@ -1,7 +1,8 @@
 """Does what is painted obey? Every condition of val alone, judged by probes where the data has attributes.
 
 A caption is held to the attributes whose value it names, word for word; a sound and a source picture to all of them,
-always beside what the true pictures reach. Where text is a CLIP's, similarity and retrieval too, attributes or not.
+always beside what the true pictures reach. Without attributes: is the nearest true picture its own? Where text is a
+CLIP's, similarity and retrieval of what was said too, attributes or not.
 
 Shapes: n samples.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -24,12 +26,13 @@ from pipeline.errors import ConfigError
 from pipeline.shards import read_pass
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
+from stages.conditioning.align.loss import recalls
 from stages.conditioning.condition import Conditions, stack_rows
 from stages.conditioning.said import captions_of
 from stages.conditioning.sources import SOURCE_KINDS, source_picture
 from stages.evaluation.config import EvaluationConfig
-from stages.evaluation.pictures import attributes_of
-from stages.evaluation.probe_model import Probe
+from stages.evaluation.pictures import CLASS, attributes_of
+from stages.evaluation.probe_model import Probe, random_trunk
 from stages.evaluation.probes import accuracies, answers, features
 from stages.evaluation.samples import LEAST
 from stages.evaluation.similarity import Space, similarity_figures
@@ -41,7 +44,7 @@ log = logging.getLogger(__name__)
 FIRST_SEED = 2_000_000
 ORDER = ("class", "text", "audio")
 """Rows of the picture, after the true one; kinds of source pictures follow by name."""
-BY = {"class": "by name", "text": "by caption", "audio": "by sound", "vector": "by likeness"}
+BY = {"class": "by name", "text": "by caption", "audio": "by sound"}
 SHOWN = 10
 
 
@@ -84,7 +87,8 @@ def read_asked(
     modes: dict[str, Conditions] = {}
     captions: list[str] = []
     numbers: list[dict[str, Tensor]] = []
-    for kind in about.get("image", {}).get("kinds", [""]):
+    kinds = about.get("image", {}).get("kinds", [""])
+    for kind in kinds:
         decode = AskedDecode(CodesDecode(len(codes.grids), told=told and replace(told, kind=kind)), values)
         batches = list(read_pass(codes.shards.split(split), decode, batch_size=256, limit=len(keys)))
         if [key for batch in batches for key in batch["key"]] != keys:
@@ -93,7 +97,7 @@ def read_asked(
         moved = [{k: v.to(painter.device) if isinstance(v, Tensor) else v for k, v in b.items()} for b in batches]
         rows = [conditions_of(batch, painter.listens, len(codes.classes), live) for batch in moved]
         for name in painter.listens:
-            mode = kind if name == "image" else name
+            mode = kind if name == "image" else f"vector_{kind}" if name == "vector" and len(kinds) > 1 else name
             modes[mode] = {name: stack_rows([row[name] for row in rows])}
         captions = [text for batch in batches for text in batch["first"]]
         numbers = [{name: batch[f"attribute/{name}"] for name in values} for batch in batches]
@@ -113,6 +117,7 @@ def obedience_figures(
     """
     figures: dict[str, Any] = {}
     n, space = len(asked.captions), similarity_space(painter)
+    network: Any = probe.features if probe is not None else random_trunk()
     shown = {"true picture": _shown(real[:n])}
     for mode, alone in asked.modes.items():
         (condition,) = alone.values()
@@ -122,8 +127,13 @@ def obedience_figures(
         painted = torch.from_numpy(painter.paint_conditions(alone, torch.arange(n) + FIRST_SEED)).permute(0, 3, 1, 2)
         found: dict[str, Any] = {"n": int(here.sum())}
         if probe is not None:
-            named = {"text": _named(asked, probe.values), "class": _only(asked, "class")}.get(mode, asked.attributes)
-            found |= _judged(cfg, probe, painted, real, here, {k: torch.where(here, v, -1) for k, v in named.items()})
+            words = {"text": named(asked, probe.values, painter.classes), CLASS: _only(asked, CLASS)}
+            held_to = {k: torch.where(here, v, -1) for k, v in words.get(mode, asked.attributes).items()}
+            found["obeyed"] = accuracies(answers(probe, painted), held_to)
+            found["obeyed_by_real"] = accuracies(answers(probe, real[:n]), held_to)
+        elif mode != CLASS:
+            found |= _nearest(space, network, painted[here], real[:n][here])
+        found |= _coverage(cfg, network, painted, real, here, "" if probe is not None else "random_")
         if "image" in alone:
             found |= _near_source(painted[here], real[:n][here])
         elif space is not None:
@@ -131,7 +141,7 @@ def obedience_figures(
         figures[mode] = found
         if mode in SOURCE_KINDS:
             shown[f"{mode} given"] = [_given(one, mode) for one in shown["true picture"]]
-        shown[BY.get(mode, f"by {mode}")] = _shown(painted)
+        shown[BY.get(mode, f"by {mode.replace('_', ' of ')}")] = _shown(painted)
     return figures, {f"asked_by_{'_'.join(figures)}": np.asarray(paint_grid(list(shown.values()), list(shown)))}
 
 
@@ -144,34 +154,38 @@ def similarity_space(painter: Painter) -> Space | None:
         return None
 
 
-def _judged(
-    cfg: EvaluationConfig, probe: Probe, painted: Tensor, real: Tensor, here: Tensor, held_to: dict[str, Tensor]
-) -> dict[str, Any]:
+def _nearest(space: Space | None, network: Any, painted: Tensor, real: Tensor) -> dict[str, float]:
+    """Is the true picture that lies nearest to what was painted its own? What is asked where no attribute is known."""
+    see = space.pictures if space is not None else lambda images: F.normalize(features(network, images), dim=-1)
+    found = recalls(see(painted), see(real), torch.eye(len(real), dtype=torch.bool))
+    return {f"own_picture_{name}": value for name, value in found.items()}
+
+
+def _coverage(
+    cfg: EvaluationConfig, network: Any, painted: Tensor, real: Tensor, here: Tensor, prefix: str
+) -> dict[str, float]:
+    """Coverage of the true pictures by what was painted for them, and as a share of what other true ones reach."""
     n = len(painted)
-    found: dict[str, Any] = {
-        "obeyed": accuracies(answers(probe, painted), held_to),
-        "obeyed_by_real": accuracies(answers(probe, real[:n]), held_to),
-    }
-    if len(real) >= 2 * n and int(here.sum()) >= LEAST:
-        sets = (real[:n][here], real[n : 2 * n][here], painted[here])
-        truth, other, ours = (features(probe.features, some) for some in sets)
-        k = min(cfg.neighbours, len(truth) - 1)
-        ceiling = precision_recall_density_coverage(truth, other, k)["coverage"]
-        found["coverage"] = precision_recall_density_coverage(truth, ours, k)["coverage"]
-        found["coverage_of_ceiling"] = found["coverage"] / max(ceiling, 1e-9)
-    return found
+    if len(real) < 2 * n or int(here.sum()) < LEAST:
+        return {}
+    truth, other, ours = (features(network, some) for some in (real[:n][here], real[n : 2 * n][here], painted[here]))
+    k = min(cfg.neighbours, len(truth) - 1)
+    ceiling = precision_recall_density_coverage(truth, other, k)["coverage"]
+    covered = precision_recall_density_coverage(truth, ours, k)["coverage"]
+    return {f"{prefix}coverage": covered, f"{prefix}coverage_of_ceiling": covered / max(ceiling, 1e-9)}
 
 
 def _only(asked: Asked, name: str) -> dict[str, Tensor]:
     return {key: numbers for key, numbers in asked.attributes.items() if key == name}
 
 
-def _named(asked: Asked, values: Mapping[str, list[str]]) -> dict[str, Tensor]:
-    """The attributes a caption names: the value stands in it as a word of its own."""
+def named(asked: Asked, values: Mapping[str, list[str]], classes: Sequence[str]) -> dict[str, Tensor]:
+    """The attributes a caption names: the value (of a class its name) stands in it as a word of its own."""
     held: dict[str, Tensor] = {}
     for name, numbers in asked.attributes.items():
+        words = [classes[int(value)] for value in values[name]] if name == CLASS and classes else values[name]
         said = [
-            number >= 0 and re.search(rf"\b{re.escape(values[name][number])}\b", caption.lower()) is not None
+            number >= 0 and re.search(rf"\b{re.escape(words[number].lower())}\b", caption.lower()) is not None
             for number, caption in zip(numbers.tolist(), asked.captions, strict=True)
         ]
         held[name] = torch.where(torch.tensor(said), numbers, -1)

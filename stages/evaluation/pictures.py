@@ -22,6 +22,7 @@ from pipeline.shards import Draw, read_samples
 from stages.images import CropDecode
 
 MOST_VALUES = 64
+"""Of an attribute: one with more is a name or a number. Classes may be as many as they are."""
 LOOKED_AT = 4000
 CLASS = "class"
 
@@ -64,7 +65,7 @@ def find_values(shards: list[Shard], num_classes: int) -> dict[str, list[str]]:
     if num_classes:
         found[CLASS] = {str(i) for i in range(num_classes)}
     order = {name: sorted(values, key=lambda v: (len(v), v)) for name, values in sorted(found.items())}
-    return {name: values for name, values in order.items() if 2 <= len(values) <= MOST_VALUES}
+    return {n: values for n, values in order.items() if len(values) >= 2 and (n == CLASS or len(values) <= MOST_VALUES)}
 
 
 def labels_of(batch: dict[str, Any], names: Mapping[str, list[str]]) -> dict[str, Int[Tensor, " b"]]:

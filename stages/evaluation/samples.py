@@ -1,7 +1,8 @@
 """What the prior paints, against real pictures: obedience, quality, diversity, speed.
 
 n real pictures of val are the reference, n other ones the held-out ceiling, n painted ones take the classes of the
-reference; one sampler setting (the recipe's) for every figure.
+reference (or, where the painter knows none, its captions and sounds); one sampler setting (the recipe's) for every
+figure.
 
 Shapes: n pictures, d feature width.
 """
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.randomness import torch_generator
+from stages.conditioning.condition import Conditions
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.pictures import CLASS
 from stages.evaluation.probe_model import Probe, random_trunk
@@ -33,15 +35,24 @@ LEAST = 8
 """Pictures in each set below which a distance between sets says nothing."""
 
 
-def sample_figures(cfg: EvaluationConfig, painter: Painter, real: Real, probe: Probe | None) -> dict[str, Any]:
-    """All figures on painted pictures; `n` says how many there were room for."""
+def sample_figures(
+    cfg: EvaluationConfig, painter: Painter, real: Real, probe: Probe | None, said: Conditions
+) -> dict[str, Any]:
+    """All figures on painted pictures; `n` says how many there were room for.
+
+    Args:
+        said: conditions of the reference, for a painter that listens to no class; may be empty.
+    """
     n = min(cfg.samples, len(real.images) // 2)
     if n < LEAST:
         return {"n": n, "left_out": f"val has {len(real.images)} pictures, a comparison needs {2 * LEAST}"}
     reference, other = real.part(0, n), real.part(n, 2 * n)
     began = time.monotonic()
-    painted = torch.from_numpy(painter.paint(reference.labels, torch.arange(n) + 1_000_000)).permute(0, 3, 1, 2)
+    seeds = torch.arange(n) + 1_000_000
+    pictures = painter.paint_conditions(said, seeds) if said else painter.paint(reference.labels, seeds)
+    painted = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     figures: dict[str, Any] = {"n": n, "images_per_second": n / (time.monotonic() - began)}
+    figures["painted_by"] = sorted(said) or [CLASS] * (CLASS in painter.listens)
     figures["sharpness"] = float(sharpness(picture_to_tensor(painted)).mean())
     if probe is not None and CLASS in probe.values and CLASS in painter.listens:
         asked = {CLASS: reference.attributes[CLASS]}
@@ -50,7 +61,7 @@ def sample_figures(cfg: EvaluationConfig, painter: Painter, real: Real, probe: P
     if probe is not None:
         networks["probe"] = probe.features
     for name, network in networks.items():
-        sets = [features(network, pictures) for pictures in (reference.images, other.images, painted)]
+        sets = [features(network, images) for images in (reference.images, other.images, painted)]
         k = min(cfg.neighbours, n - 1)
         figures[name] = compare(*sets, k=k)
         # What nothing like the data reaches: an extractor that gives noise a high precision proves nothing by its own.

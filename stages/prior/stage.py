@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import Recipe
 from pipeline.stage import Stage
 from stages.prior.config import PriorConfig
 
@@ -16,6 +17,24 @@ def run(cfg: PriorConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     return train_prior(cfg, inputs["codes"], inputs["vqvae"], out, inputs.get("align"))
 
 
+def check(cfg: PriorConfig, recipe: Recipe) -> None:
+    """What the prior is to hear must be said by somebody, where this recipe makes the codes.
+
+    Raises:
+        ValueError: text or audio without an encoder.
+    """
+    codes = [section for name, section in recipe.sections.items() if name.partition("@")[0] == "codes"]
+    if len(codes) != 1 or recipe.has("align"):
+        return
+    said = codes[0].get("conditions") or {}
+    for name in ("text", "audio"):
+        if name in cfg.conditions and said.get(name, "auto") in ("auto", "none"):
+            raise ValueError(
+                f"prior.conditions asks for {name}, and nothing encodes it. Add a section 'align: {{}}', or name an "
+                f"encoder:  codes.conditions.{name}=DIR"
+            )
+
+
 STAGE = Stage(
     name="prior",
     config=PriorConfig,
@@ -23,4 +42,5 @@ STAGE = Stage(
     makes=("model",),
     run=run,
     distributed=True,
+    check=check,
 )

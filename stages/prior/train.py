@@ -35,9 +35,8 @@ def train_prior(
         codes.shards.split("train"), decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world
     )
     task = PriorTask(cfg, backend, prior, codes, tokenizer, decode=decode, live=live)
-    tracker = Tracker.start(
-        out, cfg.tracking, "prior", plain(cfg), backend, inputs={"vqvae": tokenizer, "codes": codes_folder}
-    )
+    inputs = {"vqvae": tokenizer, "codes": codes_folder, **({"align": align} if align and live else {})}
+    tracker = Tracker.start(out, cfg.tracking, "prior", plain(cfg), backend, inputs=inputs)
     global_batch = cfg.data.global_batch
     step = train(task, batches, cfg.loop, out=out, backend=backend, tracker=tracker, global_batch=global_batch)
     figures = task.figures or task.evaluate(step)

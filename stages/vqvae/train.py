@@ -37,7 +37,8 @@ def train_autoencoder(cfg: VQVAEConfig, shards_folder: Path, out: Path, align: P
     tower = align / "model" / "clip" if align and cfg.perceptual == "auto" else cfg.perceptual
     eye = Perceptual(tower) if cfg.loss.perceptual else None
     task = AutoencoderTask(cfg, backend, model, discriminator, val=val, image_size=size, eye=eye)
-    tracker = Tracker.start(out, cfg.tracking, "vqvae", plain(cfg), backend, inputs={"shards": shards_folder})
+    inputs = {"shards": shards_folder, **({"align": align} if align and eye and cfg.perceptual == "auto" else {})}
+    tracker = Tracker.start(out, cfg.tracking, "vqvae", plain(cfg), backend, inputs=inputs)
     global_batch = cfg.data.global_batch
     step = train(task, batches, cfg.loop, out=out, backend=backend, tracker=tracker, global_batch=global_batch)
     figures = task.figures or task.evaluate(step)

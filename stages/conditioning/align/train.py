@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from stages.images import CropDecode
 
 RATE, BANDS = 16_000, 64
 SOUNDS_LOOKED_AT = 128
+CAPTIONS_LOOKED_AT = 2000
+log = logging.getLogger(__name__)
 
 
 def train_alignment(cfg: AlignConfig, shards_folder: Path, out: Path) -> dict[str, Any]:
@@ -76,9 +81,22 @@ def build(cfg: AlignConfig, shards: ShardSet) -> tuple[Towers, Processors]:
         if cfg.pretrained:
             return _around_pretrained(cfg, prepare)
         tokenizer = train_tokenizer(some_captions(split), cfg.vocabulary, cfg.text_tokens)
+        warn_of_long(tokenizer, islice(some_captions(split), CAPTIONS_LOOKED_AT), cfg.text_tokens)
         audio = build_audio(cfg.audio, cfg.embedding, prepare) if prepare is not None else None
         towers = Towers(build_clip(cfg, tokenizer), audio, cfg.image_side, frozen=False)
     return towers, Processors(tokenizer, _image_preparation(cfg.image_side), prepare)
+
+
+def warn_of_long(tokenizer: Any, captions: Iterable[str], longest: int) -> None:
+    """Say so where captions are longer than the text tower takes."""
+    sizes = [(len(ids), text) for text in captions if (ids := tokenizer(text)["input_ids"])]
+    longer = [text for size, text in sizes if size > longest]
+    if longer:
+        share = len(longer) / len(sizes)
+        log.warning(
+            "%.1f %% of the captions are longer than align.text_tokens=%d and are cut, such as '%s'",
+            100 * share, longest, longer[0][:80],
+        )  # fmt: skip
 
 
 def _around_pretrained(cfg: AlignConfig, prepare: Any) -> tuple[Towers, Processors]:
