@@ -1,0 +1,112 @@
+"""Data in which samples lack this or that, and pairs of pictures: align, codes, a prior and what it paints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.birds import sample as bird
+from data_prep.images import encode_image
+from launchers.cli import main
+from pipeline.samples import Sample, decode_image, encode_json
+from pipeline.shard_index import open_shards, write_dataset, write_shard
+from pipeline.shards import read_samples
+from stages.conditioning.sources import grey
+from stages.generate import Painter
+
+SIZE, COUNT = 32, 36
+STAGES = """
+tracking: {mode: disabled}
+use: {shards: SHARDS}
+align: {image_side: 32, embedding: 32, text: {width: 32, layers: 1}, image: {width: 32, layers: 1},
+        audio: {width: 32, layers: 1}, vocabulary: 700, audio_seconds: 0.5, data: {global_batch: 12}, loop: {steps: 2}}
+vqvae: {levels: [16, 8], codebook_sizes: [16, 32], channels: 8, data: {global_batch: 12}, loop: {steps: 2}}
+codes: {}
+prior: {width: 32, depth: 1, heads: 2, condition_layers: 1, data: {global_batch: 12}, loop: {steps: 2}}
+"""
+
+
+def write(folder: Path, choose: Callable[[int, Sample], dict[str, bytes]], modalities: list[str]) -> Path:
+    """Shards of birds, of each what `choose` leaves."""
+    folder.mkdir(parents=True)
+
+    def some(first: int, last: int) -> Iterator[Sample]:
+        for index in range(first, last):
+            whole = bird(0, index, SIZE)
+            yield Sample(f"{index:06d}", choose(index, whole))
+
+    plan = [("train-000000", 0, 12), ("train-000001", 12, 24), ("val-000000", 24, COUNT)]
+    written = [write_shard(folder, name, name.partition("-")[0], some(a, b)) for name, a, b in plan]
+    write_dataset(folder, written, {"classes": [], "image_size": SIZE, "modalities": modalities})
+    return folder
+
+
+def run(folder: Path, shards: Path, *more: str) -> Path:
+    recipe = folder / "mixed.yaml"
+    recipe.write_text(STAGES.replace("SHARDS", str(shards)))
+    assert main(["run", str(recipe), "--runs", str(folder), *more]) == 0
+    return folder / "mixed"
+
+
+def lacking(index: int, whole: Sample) -> dict[str, bytes]:
+    """The picture; a caption in two of three, a sound in every other, a grey source in one of four."""
+    kept = {"png": whole.members["png"]}
+    kept |= {"txt": whole.members["txt"]} if index % 3 else {}
+    kept |= {"flac": whole.members["flac"]} if index % 2 else {}
+    if index % 4 == 0:
+        kept["source.png"] = encode_image(grey(decode_image(whole.members["png"])), "png", 95)
+    return kept | {"json": encode_json({"source": f"birds/{index}"})}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed")
+    return run(folder, write(folder / "shards", lacking, ["image", "text", "audio", "source"]))
+
+
+def test_a_prior_of_samples_that_lack_this_or_that_paints_from_each(mixed: Path) -> None:
+    painter = Painter.load(mixed, device="cpu")
+    assert painter.listens == ["audio", "image", "text"]
+    picture = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    sound = (np.zeros((1, 8000), np.float32) + 0.1, 16_000)
+    for given in ({"text": "a red bird"}, {"audio": sound}, {"image": picture, "as_": "picture"}, {}):
+        assert painter(n=1, **given)[0].size == (SIZE, SIZE)
+
+
+def test_who_lacks_a_condition_has_none_of_it_in_the_codes(mixed: Path) -> None:
+    for shard in open_shards(mixed / "codes").split("train"):
+        for one in read_samples(shard):
+            index = int(json.loads(one.members["json"])["source"].rpartition("/")[2])
+            assert ("text.npy" in one.members) == bool(index % 3)
+            assert ("audio.npy" in one.members) == bool(index % 2)
+            assert any("source" in name for name in one.members) == (index % 4 == 0)
+
+
+def test_codes_of_conditions_killed_between_shards_come_out_the_same(mixed: Path) -> None:
+    codes = mixed / "codes"
+    before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in codes.glob("*-00000*.*")}
+    assert len(before) == 6
+    for name in ("manifest.json", "train-000001.json", "val-000000.tar", "val-000000.json"):
+        (codes / name).unlink()
+    (codes / "train-000001.tar").write_bytes(b"half of it")
+    run(mixed.parent, mixed.parent / "shards", "--until", "codes")
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in codes.glob("*-00000*.*")} == before
+
+
+@pytest.mark.parametrize(("kept", "pairs"), [("txt", "image_to_text"), ("flac", "audio_to_image")])
+def test_align_takes_what_pairs_there_are(kept: str, pairs: str, tmp_path: Path) -> None:
+    shards = write(
+        tmp_path / "shards",
+        lambda index, whole: {name: whole.members[name] for name in ("png", kept)},
+        ["image", {"txt": "text", "flac": "audio"}[kept]],
+    )
+    align = run(tmp_path, shards, "--until", "align") / "align"
+    results = json.loads((align / "manifest.json").read_text())["results"]
+    assert {name.rpartition("_")[0] for name in results if "_R@" in name} >= {pairs}
+    assert not any("text" in name for name in results if "_R@" in name) or kept == "txt"
+    assert (align / "model" / "audio").is_dir() == (kept == "flac")
