@@ -67,6 +67,24 @@ def split_member(name: str) -> tuple[str, str]:
     return match[1], match[2].lower()
 
 
+def label_of(sample: Sample) -> int:
+    """The number in a sample's `.cls`; -1 where there is none, or a name, as tars made by others have it."""
+    try:
+        return int(sample.members.get("cls", b"-1"))
+    except ValueError:
+        return -1
+
+
+def record_of(sample: Sample) -> dict[str, Any]:
+    """The object in a sample's `.json`; empty where there is none, or something else, as tars made by others may have.
+
+    Raises:
+        ValueError: it is no JSON; the reader counts the sample as unreadable.
+    """
+    record = json.loads(sample.members["json"]) if "json" in sample.members else {}
+    return record if isinstance(record, dict) else {}
+
+
 def last_part(extension: str) -> str:
     """The part of an extension that says how it is decoded: `source.png` -> `png`."""
     return extension.rpartition(".")[2]

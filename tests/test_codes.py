@@ -30,6 +30,7 @@ from stages.images import center_decode, picture_to_tensor
 from stages.vqvae.load import save_autoencoder
 from stages.vqvae.model import Autoencoder
 from tests import spawn
+from tests.test_sources import foreign_tar
 
 SIZE = 32
 
@@ -277,3 +278,19 @@ if __name__ == "__main__":
 
     source, vqvae, out = map(Path, sys.argv[1:])
     run(source, vqvae, out)
+
+
+def test_what_only_sharding_takes_in_of_tars_made_by_others_is_said(
+    shards: Path, tokenizer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {"a.png": make_png(0), "a.cls": b"finch", "a.mp3": b"", "a.txt": b"a bird"}
+    foreign = foreign_tar(tmp_path / "others" / "set-0000.tar", members).parent
+    made = run(foreign, tokenizer, tmp_path / "made")
+    assert made["samples"] == {"train": 1}
+    assert "others: tars made by others are read as they are, and .cls, .mp3 in them is passed over" in caplog.text
+    assert f"tessera shard {foreign} FOLDER" in caplog.text
+    (row,) = read_pass(open_codes(tmp_path / "made").shards.split("train"), CodesDecode(2), batch_size=1)
+    assert row["label"].tolist() == [-1]  # a name, with no list of names to number it by
+    caplog.clear()
+    run(shards, tokenizer, tmp_path / "ours")
+    assert "passed over" not in caplog.text

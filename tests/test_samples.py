@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline import samples
 from pipeline.errors import DataError
-from pipeline.samples import decode_image, decode_member, encode_json, encode_npy, read_header, split_member
+from pipeline.samples import Sample, decode_image, decode_member, encode_json, encode_npy, read_header, split_member
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
@@ -201,3 +201,18 @@ def test_names_split_at_the_first_dot_of_the_file_name() -> None:
 def test_names_that_point_elsewhere_are_refused(name: str) -> None:
     with pytest.raises(DataError, match="not named"):
         split_member(name)
+
+
+@pytest.mark.parametrize("record", [b"[1, 2]", b'"a bird"', b"null", b'{"captions": 3, "attributes": [1]}'])
+def test_json_of_others_that_is_no_record_of_ours_says_nothing(record: bytes) -> None:
+    from stages.conditioning.said import captions_of, transcript_of
+    from stages.evaluation.pictures import attributes_of
+
+    sample = Sample("0", {"json": record, "cls": b"finch", "txt": b"a bird"})
+    assert captions_of(sample) == ["a bird"] and transcript_of(sample) == "" and attributes_of(sample) == {}
+
+
+def test_one_caption_in_a_record_need_not_be_a_list() -> None:
+    from stages.conditioning.said import captions_of
+
+    assert captions_of(Sample("0", {"json": b'{"captions": "a bird"}'})) == ["a bird"]

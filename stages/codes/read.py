@@ -14,7 +14,7 @@ from einops import rearrange
 
 from pipeline.artifacts import fingerprint
 from pipeline.errors import ConfigError, DataError
-from pipeline.samples import Sample, decode_npy
+from pipeline.samples import Sample, decode_npy, label_of
 from pipeline.shard_index import ShardSet, open_shards
 from pipeline.shards import Draw
 from stages.codes.read_conditions import ConditionDecode
@@ -93,7 +93,7 @@ class CodesDecode:
     """Reads what the conditions say; None reads codes and class alone."""
 
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
-        fields: dict[str, Any] = {"label": int(sample.members.get("cls", b"-1"))}
+        fields: dict[str, Any] = {"label": label_of(sample)}
         views = decode_npy(self._member(sample, 0)).shape[0]
         view = int(draw.rng("view").integers(views)) if self.any_view and views > 1 else 0
         for level in range(self.num_levels):

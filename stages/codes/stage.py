@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,15 @@ from typing import Any
 from pipeline.config import Recipe
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress
+from pipeline.shard_index import ShardSet
 from pipeline.stage import Stage
 from stages.codes.config import CodesConfig
+
+PASSED_OVER = (
+    "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "
+    "tessera shard %s FOLDER"
+)
+log = logging.getLogger(__name__)
 
 
 def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -25,6 +33,8 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     source = open_shards(inputs["shards"])
+    if not source.info:
+        _warn_of_members(source)
     model, about = _tokenizer(inputs["vqvae"])
     modalities = source.info.get("modalities", ["text", "audio", "source"])  # of shards made by others: whatever comes
     flips = "text" not in modalities if cfg.flips == "auto" else bool(cfg.flips)
@@ -47,6 +57,14 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
         raise
     tracker.finish()
     return results
+
+
+def _warn_of_members(source: ShardSet) -> None:
+    """Say what stands in tars made by others that only `tessera shard` takes in: class names, sounds to transcode."""
+    first = [shards[0].index() for shards in source.splits.values() if shards]
+    found = {extension for index in first for members in index.members for extension in members}
+    if unread := sorted(found & {"cls", "mp3", "ogg", "opus"}):
+        log.warning(PASSED_OVER, source.root, ", .".join(unread), source.root)
 
 
 def _tokenizer(folder: Path) -> tuple[Any, dict[str, Any]]:

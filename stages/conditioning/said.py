@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container
 from dataclasses import dataclass, field
 
 from pipeline.errors import DataError
-from pipeline.samples import SOUND_MEMBERS, Sample, decode_sound
+from pipeline.samples import SOUND_MEMBERS, Sample, decode_sound, record_of
 from stages.conditioning.sounds import Sound
 
 
@@ -18,8 +17,8 @@ def captions_of(sample: Sample) -> list[str]:
         UnicodeDecodeError: a caption is not UTF-8; the reader counts the sample as unreadable.
     """
     first = [sample.members["txt"].decode("utf-8")] if "txt" in sample.members else []
-    more = json.loads(sample.members["json"]).get("captions", []) if "json" in sample.members else []
-    texts = [*first, *(text for text in more if isinstance(text, str))]
+    more = record_of(sample).get("captions")
+    texts = [*first, *(text for text in (more if isinstance(more, list) else [more]) if isinstance(text, str))]
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
@@ -31,7 +30,7 @@ def sound_of(sample: Sample) -> Sound | None:
 
 def transcript_of(sample: Sample) -> str:
     """What is spoken in a sample's sound, where its JSON says so under `spoken`; else empty."""
-    said = json.loads(sample.members["json"]).get("spoken", "") if "json" in sample.members else ""
+    said = record_of(sample).get("spoken", "")
     return said.strip() if isinstance(said, str) else ""
 
 

@@ -5,7 +5,6 @@ Shapes: b batch.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from pipeline.samples import Sample
+from pipeline.samples import Sample, label_of, record_of
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
 from stages.images import CropDecode
@@ -38,7 +37,7 @@ class LabelledDecode:
         """`image`, `label`, and `attribute/<name>` each."""
         found: dict[str, Any] = dict(self.crop(sample, draw))
         said = attributes_of(sample)
-        found["label"] = int(sample.members.get("cls", b"-1"))
+        found["label"] = label_of(sample)
         for name, values in self.values.items():
             found[f"attribute/{name}"] = values.index(said[name]) if said.get(name) in values else -1
         return found
@@ -46,12 +45,10 @@ class LabelledDecode:
 
 def attributes_of(sample: Sample) -> dict[str, str]:
     """`attributes` of the sample's `.json`, and its class as one more."""
-    said: dict[str, str] = {}
-    if "json" in sample.members:
-        record = json.loads(sample.members["json"]).get("attributes", {})
-        said = {name: value for name, value in record.items() if isinstance(value, str)}
-    if int(sample.members.get("cls", b"-1")) >= 0:
-        said[CLASS] = str(int(sample.members["cls"]))
+    record = record_of(sample).get("attributes")
+    said = {n: value for n, value in record.items() if isinstance(value, str)} if isinstance(record, dict) else {}
+    if (label := label_of(sample)) >= 0:
+        said[CLASS] = str(label)
     return said
 
 
