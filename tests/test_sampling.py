@@ -15,19 +15,21 @@ from tests.test_prior import KINDS, SIZES, make_class, make_codes, make_prior
 ORDERS = ["halton", "confidence"]
 
 
-def test_cached_logits_equal_uncached_logits() -> None:
-    prior, codes = make_prior("autoregressive"), make_codes(3)
+@pytest.mark.parametrize("fold", [False, True])
+def test_cached_logits_equal_uncached_logits(fold: bool) -> None:
+    prior, codes = make_prior("autoregressive", fold=fold), make_codes(3)
     guide, caches = prior.guide(make_class(3), {}, 3), prior.caches()
     whole = prior.causal_logits(codes, guide)
 
     for level, c in enumerate(codes):
-        for index in range(c.shape[1]):
-            known = [
-                torch.where(torch.arange(x.shape[1]) < (index if i == level else 99 * (level - i)), x, 0)
-                for i, x in enumerate(codes)
-            ]
-            one = prior.next_logits(known, level, index, guide, caches)
-            assert (one - whole[level][:, index]).abs().max() <= 1e-4
+        drawn = torch.zeros(c.shape[1], dtype=torch.bool)
+        for token, places in enumerate(prior.codes_of(level).tolist()):
+            known = [*codes[:level], torch.where(drawn, c, 0), *(torch.zeros_like(x) for x in codes[level + 1 :])]
+            hidden = prior.next_hidden(known, level, token, guide, caches)
+            for slot, index in enumerate(places):
+                one = prior.next_logits(hidden, level, c[:, None, places[:slot]])
+                assert (one - whole[level][:, index]).abs().max() <= 1e-4
+                drawn[index] = True
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """Fold the codes of a finer level into one token per code of the level above: a sequence several times shorter.
 
-Two levels of 64 and 256 codes are 128 tokens instead of 320. Codes of one token that are hidden together are guessed
-independently, as all codes of a parallel step are; once drawn, the others see them.
+Two levels of 64 and 256 codes are 128 tokens instead of 320. A masked prior guesses codes of one token that are hidden
+together independently, as all codes of a parallel step are; an autoregressive one draws them in turn (`Depth`).
 
 Shapes: b batch, H W codes of a level, h w tokens of it, y x codes of a token down and across, e width of a code's part.
 """
@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -41,6 +42,12 @@ class Fold:
         if width % self.slots:
             raise ValueError(f"width {width} does not split into {self.slots} codes of a token. Set fold: false.")
         return width // self.slots
+
+    def places(self) -> Int[Tensor, "m s"]:
+        """For every token the places of its codes in raster order."""
+        h, w = self.tokens
+        places = torch.arange(self.count * self.slots)
+        return rearrange(places, "(h y w x) -> (h w) (y x)", h=h, w=w, y=self.y, x=self.x)
 
     def gather(self, parts: Float[Tensor, "b n e"]) -> Float[Tensor, "b m se"]:
         """Side by side, the parts of each token's codes."""

@@ -2,8 +2,8 @@
 
 All levels form one sequence, coarsest first. A code of a finer level carries the embedding of the coarse code above
 it; with `fold` one token holds all fine codes of a coarse one. `masked` sees in both directions and fills hidden codes
-of one level at a time (MaskGIT; Chang et al. 2022); `autoregressive` predicts code after code in raster order, level
-after level.
+of one level at a time (MaskGIT; Chang et al. 2022); `autoregressive` predicts code after code, level after
+level: tokens in raster order, and the codes of a folded one in turn (`Depth`).
 
 Shapes: b batch, n codes of one level (flattened in raster order), N codes of all levels, w width, k codebook rows,
 a asked codes of the whole batch.
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from stages.conditioning.condition import Conditions
 from stages.conditioning.mixer import IMAGE, ConditionMixer
 from stages.conditioning.source_codes import SourceCodes
+from stages.prior.depth import Depth
 from stages.prior.fold import folds_of
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
@@ -57,13 +58,13 @@ class Prior(nn.Module):
         width, depth, heads: of the transformer.
         dropout: on the residual branches.
         window: side of attention windows on the finest level, in its tokens; 0 attends in full. Masked only.
-        fold: one token for all codes of a finer level under one of the level above. Masked only.
+        fold: one token for all codes of a finer level under one of the level above.
         cross_attention: read the conditions' tokens; a class alone says everything in its pooled vector.
         condition_layers: transformer layers over those tokens before the model reads them.
 
     Raises:
-        ValueError: an unknown kind, grids that do not nest, windows or folds with `autoregressive`, a width that does
-            not split into the codes of a token.
+        ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`, a width that does not split
+            into the codes of a token.
     """
 
     by_adam = ("heads",)
@@ -86,7 +87,7 @@ class Prior(nn.Module):
         condition_layers: int = 0,
     ) -> None:
         super().__init__()
-        _check(kind, grids, codebook_sizes, window, fold)
+        _check(kind, grids, codebook_sizes, window)
         self.arguments: dict[str, Any] = {
             "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
@@ -114,7 +115,10 @@ class Prior(nn.Module):
         self.level_embedding = _embedding(len(self.grids), width)
         self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
         self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
-        self.unfold = nn.ModuleList(_unfold(width, one.slots) for one in self.folds)
+        self.unfold = nn.ModuleList(
+            _unfold(kind, width, one.slots, size, one.part_width(width))
+            for size, one in zip(self.codebook_sizes, self.folds, strict=True)
+        )
         self.heads = nn.ModuleList(_head(width, size) for size in self.codebook_sizes)
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
@@ -163,34 +167,71 @@ class Prior(nn.Module):
         return logits
 
     def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
-        """Logits of every level, each code seeing only those before it. Levels may stop early, the last in part."""
-        x = torch.cat([self.causal_inputs(codes, level, 0, c.shape[1], guide) for level, c in enumerate(codes)], dim=1)
-        x = self.trunk(x, Context(guide, self.rotary[: x.shape[1]], causal=True))
-        parts = x.split([c.shape[1] for c in codes], dim=1)
-        return [head(part).float() for head, part in zip(self.heads, parts, strict=False)]
+        """Logits of every level, each code seeing only those before it.
 
-    def next_logits(self, codes: Codes, level: int, index: int, guide: Guide, caches: list[Cache]) -> Tensor:
-        """Logits (b, k) of one code, given the caches of all before it; adds itself to the caches."""
-        x = self.causal_inputs(codes, level, index, index + 1, guide)
-        at = self.first[level] + index
-        context = Context(guide, self.rotary[at : at + 1], causal=True, start=at)
-        logits: Tensor = self.heads[level](self.trunk(x, context, caches)[:, 0]).float()
+        Levels may stop early; the last in part, where it is not folded.
+        """
+        tokens = [self._of_tokens(c, level) for level, c in enumerate(codes)]
+        x = torch.cat(
+            [self.causal_inputs(codes, level, 0, one.shape[1], guide) for level, one in enumerate(tokens)], dim=1
+        )
+        x = self.trunk(x, Context(guide, self.rotary[: x.shape[1]], causal=True))
+        logits = []
+        for level, part in enumerate(x.split([one.shape[1] for one in tokens], dim=1)):
+            unfold = self.unfold[level]
+            if isinstance(unfold, Depth):
+                of_codes = rearrange(unfold(part, tokens[level]), "b m s w -> b m (s w)")
+                part = self.folds[level].spread(of_codes)
+            logits.append(self.heads[level](part).float())
+        return logits
+
+    def next_hidden(
+        self, codes: Codes, level: int, token: int, guide: Guide, caches: list[Cache]
+    ) -> Float[Tensor, "b 1 s w"]:
+        """What the trunk says of the codes of one token, given the caches of all before it; adds itself to them."""
+        x = self.causal_inputs(codes, level, token, token + 1, guide)
+        at = self.first[level] + token
+        x = self.trunk(x, Context(guide, self.rotary[at : at + 1], causal=True, start=at), caches)
+        unfold = self.unfold[level]
+        return unfold.hidden(x) if isinstance(unfold, Depth) else x[:, :, None]
+
+    def next_logits(
+        self, hidden: Float[Tensor, "b 1 s w"], level: int, known: Int[Tensor, "b 1 _k"]
+    ) -> Float[Tensor, "b k"]:
+        """Logits of the next code of a token, those of it that are known given."""
+        unfold = self.unfold[level]
+        x = unfold.next(hidden, known) if isinstance(unfold, Depth) else hidden[:, :, 0]
+        logits: Tensor = self.heads[level](x[:, 0]).float()
         return logits
 
     def caches(self) -> list[Cache]:
         """Empty caches for one run over the whole sequence."""
-        return [Cache(self.num_codes) for _ in range(self.trunk.depth)]
+        return [Cache(sum(one.count for one in self.folds)) for _ in range(self.trunk.depth)]
 
     def causal_inputs(self, codes: Codes, level: int, begin: int, end: int, guide: Guide) -> Float[Tensor, "b m w"]:
-        """Inputs of codes [begin, end) of a level: the code before each, its own place and the code above it."""
+        """Inputs of tokens [begin, end) of a level: the token before each, its own place and the code above it."""
         rows = codes[0].shape[0]
         if begin:
-            before = self.embeddings[level](codes[level][:, begin - 1 : end - 1])
+            before = self._before(codes, level, begin - 1, end - 1)
         else:
             assert self.start is not None
-            first = self.embeddings[level - 1](codes[level - 1][:, -1:]) if level else self.start.expand(rows, 1, -1)
-            before = torch.cat([first, self.embeddings[level](codes[level][:, : end - 1])], dim=1)
+            last = self.folds[level - 1].count if level else 0
+            first = self._before(codes, level - 1, last - 1, last) if level else self.start.expand(rows, 1, -1)
+            before = torch.cat([first, self._before(codes, level, 0, end - 1)], dim=1)
         return self._placed(before, codes, level, begin, end, guide)
+
+    def codes_of(self, level: int) -> Int[Tensor, "m s"]:
+        """For every token of a level the places of its codes in raster order."""
+        return self.get_buffer(f"codes{level}")
+
+    def _of_tokens(self, codes: Int[Tensor, "b n"], level: int) -> Int[Tensor, "b m s"]:
+        """The codes of a level token by token; of one that is not folded perhaps only the first."""
+        return codes[:, self.codes_of(level)[: codes.shape[1]]]
+
+    def _before(self, codes: Codes, level: int, begin: int, end: int) -> Float[Tensor, "b m w"]:
+        """The embeddings of tokens [begin, end) of a level."""
+        parts = self.embeddings[level](codes[level][:, self.codes_of(level)[begin:end]])
+        return rearrange(parts, "b m s e -> b m (s e)")
 
     def _tokens(self, codes: Codes, level: int, guide: Guide) -> Float[Tensor, "b n w"]:
         fold = self.folds[level]
@@ -228,10 +269,11 @@ class Prior(nn.Module):
         self.sizes = [h * w for h, w in self.grids]
         places = [one.tokens for one in self.folds]
         self.first = [sum(h * w for h, w in places[:level]) for level in range(len(places))]
-        self.num_codes = sum(self.sizes)
         finest = torch.tensor(self.grids[-1])
         positions = [(_cells(h, w) + 0.5) * finest / torch.tensor([h, w]) for h, w in places]
         self.register_buffer("rotary", rotary_table(torch.cat(positions), head_width), persistent=False)
+        for level, one in enumerate(self.folds):
+            self.register_buffer(f"codes{level}", one.places(), persistent=False)
         for level in range(1, len(self.grids)):
             (h, w), (above_h, above_w) = places[level], self.grids[level - 1]
             cells = _cells(h, w) // torch.tensor([h // above_h, w // above_w])
@@ -256,16 +298,18 @@ def _head(width: int, size: int) -> nn.Linear:
     return head
 
 
-def _unfold(width: int, slots: int) -> nn.Module:
+def _unfold(kind: str, width: int, slots: int, size: int, part: int) -> nn.Module:
     """From a token to a vector per code of it."""
     if slots == 1:
         return nn.Identity()
+    if kind == "autoregressive":
+        return Depth(width, slots, size, part, std=EMBEDDING_STD)
     layer = nn.Linear(width, slots * width)
     nn.init.normal_(layer.weight, std=width**-0.5)
     return layer
 
 
-def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[int], window: int, fold: bool) -> None:
+def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[int], window: int) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind is 'masked' or 'autoregressive'; got '{kind}'.")
     if len(grids) != len(codebook_sizes):
@@ -273,8 +317,6 @@ def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[i
     for coarse, fine in itertools.pairwise(grids):
         if fine[0] % coarse[0] or fine[1] % coarse[1]:
             raise ValueError(f"a finer grid must be a multiple of the coarser one; got {coarse} and {fine}.")
-    if fold and kind != "masked":
-        raise ValueError("fold is for kind 'masked'; the autoregressive prior draws code after code. Set fold: false.")
     if window and kind != "masked":
         raise ValueError(
             "window is for kind 'masked'; the autoregressive prior attends to all codes before. Set window: 0."

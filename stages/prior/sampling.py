@@ -181,15 +181,18 @@ def _fill_confident(
 def _sample_causal(
     prior: Prior, guidance: Guidance, seeds: Tensor, settings: SampleSettings, held: Clamp | None
 ) -> Codes:
-    """One code after another, with a key-value cache."""
+    """One code after another, with a key-value cache over the tokens."""
     codes = [torch.zeros(len(seeds), n, dtype=torch.int64, device=seeds.device) for n in prior.sizes]
     caches = prior.caches()
-    for level, n in enumerate(prior.sizes):
-        for index in range(n):
-            logits = guidance.combine(prior.next_logits(guidance.spread(codes), level, index, guidance.guide, caches))
-            drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
-            codes[level][:, index] = drawn[:, 0]
-            codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]
+    for level in range(len(prior.sizes)):
+        for token, places in enumerate(prior.codes_of(level).tolist()):
+            hidden = prior.next_hidden(guidance.spread(codes), level, token, guidance.guide, caches)
+            for slot, index in enumerate(places):
+                known = guidance.spread([codes[level][:, places[:slot]]])[0][:, None]
+                logits = guidance.combine(prior.next_logits(hidden, level, known))
+                drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
+                codes[level][:, index] = drawn[:, 0]
+                codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]
     return codes
 
 

@@ -85,7 +85,7 @@ def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
                 heads=cfg.heads,
                 dropout=cfg.dropout,
                 window=cfg.window,
-                fold=cfg.fold and cfg.kind == "masked",
+                fold=cfg.fold,
                 cross_attention=any(name != "class" for name in modalities),  # one token says no more than its vector
                 condition_layers=cfg.condition_layers,
             )
