@@ -20,13 +20,13 @@ from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention
 
 SIZES = [7, 11]
-KINDS = ["masked", "folded", "autoregressive"]
+KINDS = ["masked", "folded", "autoregressive", "autoregressive folded"]
 
 
 def make_prior(kind: str = "masked", **changes: Any) -> Prior:
     torch.manual_seed(0)
-    if kind == "folded":
-        kind, changes = "masked", {"fold": True, **changes}
+    if kind.endswith("folded"):
+        kind, changes = kind.split(maxsplit=1)[0].replace("folded", "masked"), {"fold": True, **changes}
     arguments: dict[str, Any] = {
         "kind": kind, "grids": [(2, 2), (4, 4)], "codebook_sizes": SIZES, "conditions": {"class": 3},
         "width": 32, "depth": 2, "heads": 2,
@@ -116,7 +116,7 @@ def test_the_condition_changes_the_logits_and_a_dropped_one_is_no_condition(kind
 
     def logits(conditions: dict[str, Condition], kept: dict[str, torch.Tensor]) -> torch.Tensor:
         guide = prior.guide(conditions, kept, 3)
-        return prior.hidden_logits(codes, guide) if kind != "autoregressive" else prior.causal_logits(codes, guide)[-1]
+        return prior.hidden_logits(codes, guide) if prior.kind == "masked" else prior.causal_logits(codes, guide)[-1]
 
     with_class, dropped, without = logits(make_class(3), {}), logits(make_class(3), gone), logits({}, {})
     assert not torch.allclose(with_class, without, atol=1e-3)
@@ -195,7 +195,7 @@ def test_noise_replaces_and_hides_its_shares() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_of_a_global_batch_is_the_mean_over_its_micro_batches(kind: str) -> None:
     prior, codes, conditions = make_prior(kind), make_codes(12), make_class(12)
-    learn = masked_loss if kind != "autoregressive" else causal_loss
+    learn = masked_loss if prior.kind == "masked" else causal_loss
     draw = Draw(3, 5, Noise(token_dropout=0.1))
 
     def loss(rows: slice) -> torch.Tensor:
@@ -215,7 +215,7 @@ def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, with_tokens: 
     prior = make_prior(kind, **(heard if with_tokens else {}))
     text = Condition(torch.randn(1, 3, 6), torch.randn(1, 6), torch.ones(1, 3, dtype=torch.bool))
     told = {"text": text} if with_tokens else make_class(1)
-    learn = masked_loss if kind != "autoregressive" else causal_loss
+    learn = masked_loss if prior.kind == "masked" else causal_loss
     loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([4]), Draw(0, 0, Noise()))
     loss.backward()
     assert [name for name, p in prior.named_parameters() if p.grad is None] == []
@@ -282,13 +282,9 @@ def test_the_masked_bound_of_a_prior_that_knows_nothing_is_log2_of_the_codebook(
 def test_a_prior_learns_codes_that_follow_from_class_and_coarse_code(kind: str) -> None:
     parents = make_prior().get_buffer("parents1")
     torch.manual_seed(0)
-    plain, folded = "masked" if kind == "folded" else kind, kind == "folded"
-    prior = Prior(
-        kind=plain, grids=[(2, 2), (4, 4)], codebook_sizes=SIZES, conditions={"class": 3}, width=32, depth=2, heads=2,
-        fold=folded,
-    )  # fmt: skip
+    prior = Prior(**make_prior(kind).arguments)
     optimizer = torch.optim.AdamW(prior.parameters(), lr=6e-3)
-    learn = masked_loss if kind != "autoregressive" else causal_loss
+    learn = masked_loss if prior.kind == "masked" else causal_loss
     labels = torch.arange(24) % 3
     coarse = (labels[:, None] * 2 + torch.arange(24)[:, None] // 12).expand(-1, 4).contiguous()  # one of two per class
     fine = (coarse[:, parents] + torch.arange(16)) % 11

@@ -178,11 +178,11 @@ class Prior(nn.Module):
         x = self.trunk(x, Context(guide, self.rotary[: x.shape[1]], causal=True))
         logits = []
         for level, part in enumerate(x.split([one.shape[1] for one in tokens], dim=1)):
-            unfold = self.unfold[level]
+            unfold, vectors = self.unfold[level], part
             if isinstance(unfold, Depth):
                 of_codes = rearrange(unfold(part, tokens[level]), "b m s w -> b m (s w)")
-                part = self.folds[level].spread(of_codes)
-            logits.append(self.heads[level](part).float())
+                vectors = self.folds[level].spread(of_codes)
+            logits.append(self.heads[level](vectors).float())
         return logits
 
     def next_hidden(
