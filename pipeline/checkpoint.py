@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
+from pipeline.errors import ConfigError
+
 if TYPE_CHECKING:
     from pipeline.backend import Backend
     from pipeline.player import Player
@@ -86,7 +88,13 @@ def load(checkpoint: Checkpoint, players: dict[str, Player], backend: Backend) -
         tensors = load_file(checkpoint.folder / f"{name}.safetensors")
         shard_path = checkpoint.folder / f"{name}-rank{backend.rank:05d}.safetensors"
         shard = load_file(shard_path) if shard_path.exists() else {}
-        player.load_state(tensors, shard, checkpoint.state["player_steps"][name])
+        try:
+            player.load_state(tensors, shard, checkpoint.state["player_steps"][name])
+        except RuntimeError as error:  # names that are missing, or shapes
+            raise ConfigError(
+                f"{checkpoint.folder} holds another '{name}' than this recipe builds here: "
+                f"{str(error).splitlines()[-1].strip()[:120]}\nStart that stage anew with --redo."
+            ) from error
 
 
 def sweep(folder: Path) -> None:

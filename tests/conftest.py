@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 
 CHECKED = {
     "stages.vqvae": ("model", "encoder", "decoder", "bottleneck", "quantizer", "nearest", "fsq", "loss", "tiling"),
-    "stages.prior": ("model", "fold", "transformer", "loss", "sampling", "order", "window"),
+    "stages.prior": ("model", "fold", "depth_head", "transformer", "loss", "sampling", "order", "window"),
     "stages.conditioning": ("condition", "mixer", "source_codes", "sources"),
     "stages.conditioning.align": ("loss",),
     "pipeline": ("muon",),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint
+from pipeline.errors import ConfigError
 
 
 class StillPlayer:
@@ -52,6 +53,17 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
     assert found.step == player.steps == 7
     assert torch.equal(player.tensors["model.weight"], torch.full((50_000,), 7.0))
+
+
+def test_a_checkpoint_of_another_model_says_how_to_start_anew(tmp_path: Path) -> None:
+    save(tmp_path, 7)
+
+    class Other(StillPlayer):
+        def load_state(self, tensors: dict[str, torch.Tensor], shard: dict[str, torch.Tensor], steps: int) -> None:
+            torch.nn.Linear(3, 3).load_state_dict({"weight": tensors["model.weight"]})
+
+    with pytest.raises(ConfigError, match=r"another 'main' than[\s\S]*--redo"):
+        checkpoint.load(checkpoint.newest(tmp_path), {"main": Other()}, Alone())
 
 
 def test_the_last_k_and_the_best_stay(tmp_path: Path) -> None:

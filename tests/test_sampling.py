@@ -25,9 +25,9 @@ def test_cached_logits_equal_uncached_logits(fold: bool) -> None:
         drawn = torch.zeros(c.shape[1], dtype=torch.bool)
         for token, places in enumerate(prior.codes_of(level).tolist()):
             known = [*codes[:level], torch.where(drawn, c, 0), *(torch.zeros_like(x) for x in codes[level + 1 :])]
-            hidden = prior.next_hidden(known, level, token, guide, caches)
+            said = prior.next_token(known, level, token, guide, caches)
             for slot, index in enumerate(places):
-                one = prior.next_logits(hidden, level, c[:, None, places[:slot]])
+                one = prior.next_logits(said, level, c[:, None, places[:slot]])
                 assert (one - whole[level][:, index]).abs().max() <= 1e-4
                 drawn[index] = True
 
@@ -58,6 +58,26 @@ def test_autoregressive_samples_follow_the_prior() -> None:
     one = {"class": class_condition(torch.tensor([1]), 3)}
     expected = prior.causal_logits([torch.zeros(1, 1, dtype=torch.int64)], prior.guide(one, {}, 1))[0].softmax(-1)
     assert torch.allclose(drawn.bincount(minlength=7) / 10_000, expected.flatten(), atol=0.02)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_likeliest_codes_are_those_of_the_guided_logits_over_three_levels(fold: bool) -> None:
+    prior = make_prior("autoregressive", fold=fold, grids=[(2, 2), (4, 4), (4, 8)], codebook_sizes=[*SIZES, 5])
+    seeds = torch.arange(3)
+    held = [torch.randint(0, size, (3, h, w)) for size, (h, w) in zip(prior.codebook_sizes, prior.grids, strict=True)]
+    where = [torch.zeros_like(c, dtype=torch.bool) for c in held]
+    where[1][:, 1::2, 0], where[2][:, :, 1::4] = True, True
+    settings = SampleSettings(guidance=3.0, temperature=0.0)
+
+    painted = sample(prior, make_class(3), seeds, settings, clamp=held, clamp_mask=where)
+
+    codes = [c.flatten(1) for c in painted]
+    guidance = Guidance.of(prior, make_class(3), 3, settings)
+    for level, logits in enumerate(prior.causal_logits(guidance.spread(codes), guidance.guide)):
+        likeliest = guidance.combine(logits).argmax(dim=-1)
+        assert torch.equal(
+            codes[level], torch.where(where[level], held[level], likeliest.view_as(held[level])).flatten(1)
+        )
 
 
 def logits_by(prior: Prior, conditions: dict[str, Condition], kept: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -132,7 +152,7 @@ def test_clamped_codes_stay_and_steer_the_rest(kind: str, order: str) -> None:
     settings = SampleSettings(guidance=1.0, order=order, temperature=0.2)  # so that logits, not draws, decide
     given = [c.view(4, s, s) for c, s in zip(make_codes(4, seed=9), (2, 4), strict=True)]
     where = [torch.zeros(4, 2, 2, dtype=torch.bool), torch.zeros(4, 4, 4, dtype=torch.bool)]
-    where[0][:, 0], where[1][:, :2] = True, True
+    where[0][:, 0], where[1][:, :2], where[1][:, :, 1] = True, True, True  # whole tokens of a fold, and halves
 
     free = sample(prior, make_class(4), seeds, settings)
     held = sample(prior, make_class(4), seeds, settings, clamp=given, clamp_mask=where)

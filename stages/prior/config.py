@@ -29,7 +29,8 @@ class PriorConfig:
     window: int = 0
     """Masked: side of attention windows on the finest level, in tokens; 0 attends in full. For 512 px and more."""
     fold: bool = field(default=True, metadata={"before": False})
-    """One token for all codes of a finer level under one of the level above; several times faster."""
+    """One token for all codes of a finer level under one of the level above: a masked prior learns several times
+    faster, an autoregressive one twice as fast."""
     whole_every: int = 0
     """Autoregressive: one row in so many learns the codes of all levels, the others the coarsest alone, which cost
     little and decide what is painted; 0 takes as many as there are levels."""

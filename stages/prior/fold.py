@@ -1,7 +1,7 @@
 """Fold the codes of a finer level into one token per code of the level above: a sequence several times shorter.
 
 Two levels of 64 and 256 codes are 128 tokens instead of 320. A masked prior guesses codes of one token that are hidden
-together independently, as all codes of a parallel step are; an autoregressive one draws them in turn (`Depth`).
+together independently, as all codes of a parallel step are; an autoregressive one draws them in turn (`DepthHead`).
 
 Shapes: b batch, H W codes of a level, h w tokens of it, y x codes of a token down and across, e width of a code's part.
 """

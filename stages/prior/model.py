@@ -3,10 +3,10 @@
 All levels form one sequence, coarsest first. A code of a finer level carries the embedding of the coarse code above
 it; with `fold` one token holds all fine codes of a coarse one. `masked` sees in both directions and fills hidden codes
 of one level at a time (MaskGIT; Chang et al. 2022); `autoregressive` predicts code after code, level after
-level: tokens in raster order, and the codes of a folded one in turn (`Depth`).
+level: tokens in raster order, and the codes of a folded one in turn (`DepthHead`).
 
-Shapes: b batch, n codes of one level (flattened in raster order), N codes of all levels, w width, k codebook rows,
-a asked codes of the whole batch.
+Shapes: b batch, n codes of one level (flattened in raster order), N codes of all levels, m tokens, s codes of a token,
+e width of a code's part of it, w width, k codebook rows, a asked codes of the whole batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from stages.conditioning.condition import Conditions
 from stages.conditioning.mixer import IMAGE, ConditionMixer
 from stages.conditioning.source_codes import SourceCodes
-from stages.prior.depth import Depth
+from stages.prior.depth_head import DepthHead
 from stages.prior.fold import folds_of
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
@@ -179,13 +179,13 @@ class Prior(nn.Module):
         logits = []
         for level, part in enumerate(x.split([one.shape[1] for one in tokens], dim=1)):
             unfold, vectors = self.unfold[level], part
-            if isinstance(unfold, Depth):
+            if isinstance(unfold, DepthHead):
                 of_codes = rearrange(unfold(part, tokens[level]), "b m s w -> b m (s w)")
                 vectors = self.folds[level].spread(of_codes)
             logits.append(self.heads[level](vectors).float())
         return logits
 
-    def next_hidden(
+    def next_token(
         self, codes: Codes, level: int, token: int, guide: Guide, caches: list[Cache]
     ) -> Float[Tensor, "b 1 s w"]:
         """What the trunk says of the codes of one token, given the caches of all before it; adds itself to them."""
@@ -193,14 +193,14 @@ class Prior(nn.Module):
         at = self.first[level] + token
         x = self.trunk(x, Context(guide, self.rotary[at : at + 1], causal=True, start=at), caches)
         unfold = self.unfold[level]
-        return unfold.hidden(x) if isinstance(unfold, Depth) else x[:, :, None]
+        return unfold.apart(x) if isinstance(unfold, DepthHead) else x[:, :, None]
 
     def next_logits(
-        self, hidden: Float[Tensor, "b 1 s w"], level: int, known: Int[Tensor, "b 1 _k"]
+        self, said: Float[Tensor, "b 1 s w"], level: int, known: Int[Tensor, "b 1 _k"]
     ) -> Float[Tensor, "b k"]:
         """Logits of the next code of a token, those of it that are known given."""
         unfold = self.unfold[level]
-        x = unfold.next(hidden, known) if isinstance(unfold, Depth) else hidden[:, :, 0]
+        x = unfold.next(said, known) if isinstance(unfold, DepthHead) else said[:, :, 0]
         logits: Tensor = self.heads[level](x[:, 0]).float()
         return logits
 
@@ -225,13 +225,14 @@ class Prior(nn.Module):
         return self.get_buffer(f"codes{level}")
 
     def _of_tokens(self, codes: Int[Tensor, "b n"], level: int) -> Int[Tensor, "b m s"]:
-        """The codes of a level token by token; of one that is not folded perhaps only the first."""
+        """The codes of a level token by token; of one that is not folded perhaps only its first codes."""
         return codes[:, self.codes_of(level)[: codes.shape[1]]]
 
     def _before(self, codes: Codes, level: int, begin: int, end: int) -> Float[Tensor, "b m w"]:
         """The embeddings of tokens [begin, end) of a level."""
         parts = self.embeddings[level](codes[level][:, self.codes_of(level)[begin:end]])
-        return rearrange(parts, "b m s e -> b m (s e)")
+        together: Tensor = rearrange(parts, "b m s e -> b m (s e)")
+        return together
 
     def _tokens(self, codes: Codes, level: int, guide: Guide) -> Float[Tensor, "b n w"]:
         fold = self.folds[level]
@@ -303,7 +304,7 @@ def _unfold(kind: str, width: int, slots: int, size: int, part: int) -> nn.Modul
     if slots == 1:
         return nn.Identity()
     if kind == "autoregressive":
-        return Depth(width, slots, size, part, std=EMBEDDING_STD)
+        return DepthHead(width, slots, size, part, std=EMBEDDING_STD)
     layer = nn.Linear(width, slots * width)
     nn.init.normal_(layer.weight, std=width**-0.5)
     return layer

@@ -186,10 +186,10 @@ def _sample_causal(
     caches = prior.caches()
     for level in range(len(prior.sizes)):
         for token, places in enumerate(prior.codes_of(level).tolist()):
-            hidden = prior.next_hidden(guidance.spread(codes), level, token, guidance.guide, caches)
+            said = prior.next_token(guidance.spread(codes), level, token, guidance.guide, caches)
             for slot, index in enumerate(places):
                 known = guidance.spread([codes[level][:, places[:slot]]])[0][:, None]
-                logits = guidance.combine(prior.next_logits(hidden, level, known))
+                logits = guidance.combine(prior.next_logits(said, level, known))
                 drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
                 codes[level][:, index] = drawn[:, 0]
                 codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]

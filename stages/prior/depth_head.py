@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-class Depth(nn.Module):
+class DepthHead(nn.Module):
     """From a token, and those of its codes that are known, to what is known of the next one.
 
     Args:
@@ -40,27 +40,24 @@ class Depth(nn.Module):
         for layer in (self.unfold, self.up, self.down):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
-    def hidden(self, tokens: Float[Tensor, "b m w"]) -> Float[Tensor, "b m s w"]:
+    def apart(self, tokens: Float[Tensor, "b m w"]) -> Float[Tensor, "b m s w"]:
         """What the trunk says of each code of each token."""
-        apart: Tensor = rearrange(self.unfold(tokens), "b m (s w) -> b m s w", s=self.slots)
-        return apart
+        said: Tensor = rearrange(self.unfold(tokens), "b m (s w) -> b m s w", s=self.slots)
+        return said
 
-    def next(self, hidden: Float[Tensor, "b m s w"], known: Int[Tensor, "b m _k"]) -> Float[Tensor, "b m w"]:
+    def next(self, said: Float[Tensor, "b m s w"], known: Int[Tensor, "b m _k"]) -> Float[Tensor, "b m w"]:
         """The vector of code k of each token, its first k codes being known."""
-        x = self._with_known(hidden, known)
-        return self._refined(x)
+        return self._refined(self._with_known(said, self.embedding(known)))
 
     def forward(self, tokens: Float[Tensor, "b m w"], codes: Int[Tensor, "b m s"]) -> Float[Tensor, "b m s w"]:
         """The vectors of all codes at once, each knowing those before it: what training asks for."""
-        hidden = self.hidden(tokens)
-        return self._refined(torch.stack([self._with_known(hidden, codes[..., :k]) for k in range(self.slots)], dim=2))
+        said, parts = self.apart(tokens), self.embedding(codes)
+        return self._refined(torch.stack([self._with_known(said, parts[:, :, :k]) for k in range(self.slots)], dim=2))
 
-    def _with_known(self, hidden: Tensor, known: Tensor) -> Tensor:
-        count = known.shape[-1]
-        x = hidden[:, :, count]
-        if count:
-            x = x + self.seen[count - 1](rearrange(self.embedding(known), "b m k e -> b m (k e)"))
-        return x
+    def _with_known(self, said: Tensor, known: Float[Tensor, "b m _k e"]) -> Tensor:
+        count = known.shape[2]
+        x = said[:, :, count]
+        return x + self.seen[count - 1](rearrange(known, "b m k e -> b m (k e)")) if count else x
 
     def _refined(self, x: Tensor) -> Tensor:
         result: Tensor = x + self.down(F.gelu(self.up(self.norm(x))))
