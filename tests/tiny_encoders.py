@@ -10,6 +10,8 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTModel,
+    BertConfig,
+    BertModel,
     ClapAudioConfig,
     ClapAudioModelWithProjection,
     ClapFeatureExtractor,
@@ -57,13 +59,28 @@ def image_processor(folder: Path) -> None:
 
 def t5(folder: Path) -> Path:
     torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return save(folder, T5EncoderModel(config), tokenizer)
+
+
+def sentence(folder: Path) -> Path:
+    """A BERT, as most sentence encoders are."""
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return save(folder, BertModel(config), tokenizer)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
     inner = train_tokenizer(WORDS, 700, 64).backend_tokenizer
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|endoftext|>", pad_token="<|pad|>", unk_token="<|endoftext|>",
         model_max_length=64,
     )  # fmt: skip
-    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    return save(folder, T5EncoderModel(config), tokenizer)
 
 
 def clap(folder: Path) -> Path:
@@ -105,5 +122,5 @@ def _speech() -> dict[str, Any]:
     }  # fmt: skip
 
 
-TEXT = {"clip": clip, "t5": t5}
+TEXT = {"clip": clip, "t5": t5, "sentence": sentence}
 AUDIO = {"clap": clap, "ast": ast, "wav2vec2": wav2vec2, "hubert": hubert}
