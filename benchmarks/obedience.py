@@ -54,8 +54,10 @@ Truth = dict[str, str]
 class Judge:
     """Paints asks and says what the probe sees in them."""
 
-    def __init__(self, run: Path, n: int) -> None:
+    def __init__(self, run: Path, n: int, candidates: int | None = None) -> None:
         self.n, self.painter = n, Painter.load(run)
+        if candidates:
+            self.painter.settings = dataclasses.replace(self.painter.settings, candidates=candidates)
         folder = Path(load_recipe(run / "recipe.yaml").use.get("shards", run / "shards"))
         shards = open_shards(folder)
         self.size, self.seed = int(shards.info["image_size"]), int(shards.info["settings"].get("seed", 0))
@@ -332,10 +334,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("-n", type=int, default=200, help="asks of each kind")
+    parser.add_argument("--candidates", type=int, help="pictures to choose from (default: the run's own)")
     parser.add_argument("--only", nargs="*", default=list(TESTS), choices=list(TESTS))
     parser.add_argument("--out", type=Path, help="folder for results.json and pictures (default: RUN/obedience)")
     arguments = parser.parse_args()
-    judge = Judge(arguments.run, arguments.n)
+    judge = Judge(arguments.run, arguments.n, arguments.candidates)
     out = arguments.out or arguments.run / "obedience"
     out.mkdir(parents=True, exist_ok=True)
     results = {}

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Int
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -27,9 +28,10 @@ from torch import Tensor
 from pipeline import artifacts
 from pipeline.config import load_recipe
 from pipeline.errors import ConfigError, MissingInputError
-from stages.ask import Ask, Reader, number_of
+from stages.ask import Ask, Kept, Reader, number_of
 from stages.codes.read_conditions import encoders_of
 from stages.conditioning.condition import Conditions, choose_rows, class_condition, repeat_rows
+from stages.conditioning.shared_space import Space
 from stages.conditioning.sounds import Sound
 from stages.images import tensor_to_picture
 from stages.prior.load import load_prior
@@ -40,6 +42,10 @@ from stages.vqvae.load import load_autoencoder
 from stages.vqvae.model import Autoencoder
 
 BATCH = 64
+COMPARED = ("text", "audio")
+"""Conditions that may lie in one space with pictures."""
+CANDIDATE = 1 << 40
+"""Candidates of one picture lie so many seeds apart: further than the seeds of any two pictures."""
 MARGIN, LETTER_WIDTH, MOST_LETTERS = 2, 6, 40
 
 
@@ -124,21 +130,9 @@ class Painter:
     def fulfil(self, ask: Ask, seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
         """A picture per seed of what one ask wants: uint8 (b, height, width, 3)."""
         check_guidance(changes.get("guidance"), self.guided(ask))
-        conditions = self.reader.conditions([ask], self.listens)
+        conditions = repeat_rows(self.reader.conditions([ask], self.listens), len(seeds))
         negative, kept = self.reader.negatives([ask], self.listens), self.reader.kept(ask)
-        pictures = []
-        for some in torch.split(seeds, BATCH):
-            codes = sample(
-                self.prior,
-                repeat_rows(conditions, len(some)),
-                some.to(self.device),
-                with_defaults(self.settings, **changes),
-                negative=repeat_rows(negative, len(some)),
-                clamp=[c.expand(len(some), -1, -1) for c in kept.codes] if kept else None,
-                clamp_mask=[w.expand(len(some), -1, -1) for w in kept.where] if kept else None,
-            )
-            pictures.append(self._decoded(codes))
-        painted = np.concatenate(pictures)
+        painted = self.paint_conditions(conditions, seeds, negative=negative, kept=kept, **changes)
         if kept is None:
             return painted
         mixed = kept.picture * kept.pixels + painted * (1 - kept.pixels)
@@ -148,13 +142,62 @@ class Painter:
         """One picture per label (-1: none) and seed: uint8 (b, height, width, 3)."""
         return self.paint_conditions(self._class_conditions(labels), seeds, **changes)
 
-    def paint_conditions(self, conditions: Conditions, seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
-        """One picture per row of the conditions and seed: uint8 (b, height, width, 3)."""
+    def paint_conditions(
+        self,
+        conditions: Conditions,
+        seeds: Int[Tensor, " b"],
+        *,
+        negative: Conditions | None = None,
+        kept: Kept | None = None,
+        **changes: Any,
+    ) -> np.ndarray:
+        """One picture per row of the conditions and seed: uint8 (b, height, width, 3).
+
+        Args:
+            negative: one row, which all of them move away from.
+            kept: codes that stay as they are in all of them.
+            changes: fields of `SampleSettings`.
+        """
+        settings = with_defaults(self.settings, **changes)
+        count = self._candidates(conditions, settings, chosen="candidates" in changes)
         pictures = []
-        for rows in torch.split(torch.arange(len(seeds)), BATCH):
-            codes = self._sampled(choose_rows(conditions, rows.to(self.device)), seeds[rows], changes)
-            pictures.append(self._decoded(codes))
+        for rows in torch.split(torch.arange(len(seeds)), max(1, BATCH // count)):
+            several = rows.repeat_interleave(count)
+            each = seeds[several] + CANDIDATE * (torch.arange(len(several)) % count)
+            codes = sample(
+                self.prior,
+                choose_rows(conditions, several.to(self.device)),
+                each.to(self.device),
+                settings,
+                negative=repeat_rows(negative or {}, len(several)),
+                clamp=[c.expand(len(several), -1, -1) for c in kept.codes] if kept else None,
+                clamp_mask=[w.expand(len(several), -1, -1) for w in kept.where] if kept else None,
+            )
+            painted = self._decoded(codes)
+            if count > 1:
+                painted = self._nearest(painted, choose_rows(conditions, rows.to(self.device)), settings)
+            pictures.append(painted)
         return np.concatenate(pictures)
+
+    def _candidates(self, conditions: Conditions, settings: SampleSettings, *, chosen: bool) -> int:
+        """How many pictures to choose from: one where nothing asked for can be compared with a picture."""
+        if settings.candidates == 1 or not any(name in COMPARED for name in conditions):
+            return 1
+        if self.space is None:
+            if chosen:
+                raise ConfigError(
+                    "candidates are compared in the space of a CLIP, and this run listens to none. Leave it out."
+                )
+            return 1
+        return settings.candidates
+
+    def _nearest(self, painted: np.ndarray, conditions: Conditions, settings: SampleSettings) -> np.ndarray:
+        """Of the candidates (b k, h, w, 3) the one of each row that is most like what it asks for."""
+        assert self.space is not None
+        weights = settings.guidance if isinstance(settings.guidance, dict) else None
+        best = self.space.nearest(rearrange(torch.from_numpy(painted), "n h w c -> n c h w"), conditions, weights)
+        chosen: np.ndarray = rearrange(painted, "(b k) h w c -> b k h w c", k=settings.candidates)
+        return chosen[:, 0] if best is None else chosen[np.arange(len(chosen)), best.numpy()]
 
     def codes(
         self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any
@@ -170,6 +213,11 @@ class Painter:
             return encoders_of({name: self.about[name]}, self.align, self.device)[name]
 
         return Reader(self.autoencoder, self.image_size, self.classes, self.about, load, self.device)
+
+    @cached_property
+    def space(self) -> Space | None:
+        """Where pictures and what is asked for lie side by side; loaded when first needed."""
+        return Space.of(self.about, self.align, self.device)
 
     def number_of(self, cls: int | str | None) -> int:
         """A class's number; -1 for None; ConfigError lists the classes."""

@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance", metavar="G", help="how strictly to obey: a number, or one for each, as in text=4,audio=1"
     )
+    parser.add_argument(
+        "--candidates", type=int, metavar="K", help="paint K for each picture and keep the one most like text and sound"
+    )
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the images (default: RUN/painted/<what>)")
     parser.add_argument("--json", action="store_true", help="print what was asked and the files as JSON")
@@ -65,6 +68,8 @@ def call(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"-n must be from 1 to 10000; got {arguments.n}.")
     if not 0 <= arguments.seed < 2**62:
         raise ConfigError(f"--seed must be a whole number from 0; got {arguments.seed}.")
+    if arguments.candidates is not None and not 1 <= arguments.candidates <= 64:
+        raise ConfigError(f"--candidates must be from 1 to 64; got {arguments.candidates}.")
     guidance = read_guidance(arguments.guidance)
     wanted = rows_of(arguments)
     run = run_folder(arguments.run)
@@ -159,7 +164,8 @@ def _paint(painter: Painter, ask: Ask, arguments: argparse.Namespace, guidance: 
     fields_of_ask = {field.name: getattr(ask, field.name) for field in fields(ask)}
     if isinstance(guidance, dict):  # weights of conditions that only other rows have
         guidance = {name: weight for name, weight in guidance.items() if name in painter.guided(ask)}
-    return list(painter(n=arguments.n, seed=arguments.seed, guidance=guidance, **fields_of_ask))
+    more = {} if arguments.candidates is None else {"candidates": arguments.candidates}
+    return list(painter(n=arguments.n, seed=arguments.seed, guidance=guidance, **fields_of_ask, **more))
 
 
 def _asked(
@@ -184,7 +190,8 @@ def _asked(
         "n": arguments.n,
         "seed": arguments.seed,
         "guidance": painter.settings.guidance if guidance is None else guidance,
-        "sampling": {name: value for name, value in plain(painter.settings).items() if name != "guidance"},
+        "sampling": {name: value for name, value in plain(painter.settings).items() if name != "guidance"}
+        | ({} if arguments.candidates is None else {"candidates": arguments.candidates}),
     }
 
 
@@ -203,6 +210,7 @@ def _folder_name(asks: list[Ask], arguments: argparse.Namespace) -> str:
     what = "-".join(str(part) for part in (first.cls, first.text, *files) if part is not None) or "any"
     safe = "".join(letter if letter.isalnum() else "-" for letter in what)[:60]
     everything = [str(ask) for ask in asks] + [arguments.n, arguments.seed, arguments.guidance, arguments.with_]
+    everything += [] if arguments.candidates is None else [arguments.candidates]
     mark = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:6]
     return f"{safe}{f'-and-{len(asks) - 1}' if len(asks) > 1 else ''}-seed{arguments.seed}-{mark}"
 

@@ -29,13 +29,14 @@ from stages.codes.read_conditions import ConditionDecode, conditions_of, encoder
 from stages.conditioning.align.loss import recalls
 from stages.conditioning.condition import Conditions, stack_rows
 from stages.conditioning.said import captions_of
+from stages.conditioning.shared_space import Space
 from stages.conditioning.sources import SOURCE_KINDS, source_picture
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.pictures import CLASS, attributes_of
 from stages.evaluation.probe_model import Probe, random_trunk
 from stages.evaluation.probes import accuracies, answers, features
 from stages.evaluation.samples import LEAST
-from stages.evaluation.similarity import Space, similarity_figures
+from stages.evaluation.similarity import similarity_figures
 from stages.generate import Painter, paint_grid
 from stages.images import picture_to_tensor
 from stages.metrics import edge_f1, luma, luma_psnr, precision_recall_density_coverage
@@ -148,7 +149,7 @@ def obedience_figures(
 def similarity_space(painter: Painter) -> Space | None:
     """The space similarity is measured in; None, said, where its CLIP is not to be had: conditions may be stored."""
     try:
-        return Space.of(painter.about, painter.align)
+        return painter.space
     except ConfigError as error:
         log.warning("similarity is left out: %s", str(error).splitlines()[0])
         return None

@@ -28,6 +28,9 @@ class SampleSettings:
     """Masked: `halton` or `confidence` (MaskGIT's)."""
     ramp: bool = True
     """Masked: let guidance rise from 1 over the steps of each level."""
+    candidates: int = 1
+    """Pictures painted for each one that is kept: the nearest to what was asked for in text or sound, in the space of
+    the run's CLIP (DALL-E; Ramesh et al. 2021, section 2.6). A class or a source picture alone is painted once."""
     confidence_noise: float = 4.5
     """Masked, order confidence: how freely codes are chosen in the first steps."""
 
@@ -40,6 +43,8 @@ class SampleSettings:
         object.__setattr__(self, "steps", tuple(int(n) for n in self.steps))
         if isinstance(self.guidance, dict):
             object.__setattr__(self, "guidance", {str(k): float(v) for k, v in self.guidance.items()})
+        if not 1 <= self.candidates <= 64:
+            raise ValueError(f"sampling.candidates is from 1 to 64; got {self.candidates}.")
         if self.temperature < 0:
             raise ValueError(f"sampling.temperature must not be negative; got {self.temperature}.")
         if not 0 < self.top_p <= 1:

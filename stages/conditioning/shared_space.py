@@ -1,0 +1,100 @@
+"""The space in which pictures, sentences and sounds lie side by side: that of the CLIP a run listens to.
+
+Shapes: n samples, k candidates, e width of the shared space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stages.conditioning.align.model import Towers
+from stages.conditioning.condition import Condition, Conditions
+from stages.conditioning.pretrained import load, load_weights, model_type
+
+BATCH = 128
+
+
+class Space:
+    """The shared space of the encoders a run listens to."""
+
+    def __init__(self, towers: Towers, projection: int) -> None:
+        self.towers, self.projection = towers, projection
+
+    @classmethod
+    def of(
+        cls, about: dict[str, dict[str, Any]], align: Sequence[Path], device: str | torch.device = "cpu"
+    ) -> Space | None:
+        """The CLIP behind the text condition, with the sounds aligned to it; None where there is none.
+
+        Raises:
+            ConfigError: there should be one, and it is not to be had.
+        """
+        encoder = about.get("text", {}).get("encoder", "align")
+        folders = [folder / "model" for folder in align if (folder / "model" / "clip").is_dir()]
+        if encoder == "align" and not folders:
+            return None
+        where: Any = folders[0] / "clip" if encoder == "align" else encoder
+        if model_type(where, "text")[0] != "clip":
+            return None
+        import transformers
+
+        library: Any = transformers
+        clip: Any = load_weights(library.CLIPModel, where, "text")
+        images = load(library.AutoImageProcessor, where, "image", use_fast=False)
+        hears = about.get("audio", {}).get("encoder") == "align" and folders and (folders[0] / "audio").is_dir()
+        audio = load_weights(library.ASTForAudioClassification, folders[0] / "audio", "audio") if hears else None
+        side, mean = int(clip.config.vision_config.image_size), tuple(images.image_mean)
+        towers = Towers(clip, audio, side, frozen=True, mean=mean, deviation=tuple(images.image_std))
+        return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim))
+
+    @torch.no_grad()
+    def pictures(self, images: Tensor) -> Float[Tensor, "n e"]:
+        """Unit vectors of uint8 pictures (n, 3, h, w)."""
+        device = self.towers.mean.device
+        return torch.cat([self.towers.see(some.to(device)).cpu() for some in torch.split(images, BATCH)])
+
+    @torch.no_grad()
+    def asked(self, name: str, condition: Condition) -> Float[Tensor, "n e"] | None:
+        """Unit vectors of conditions as a prior gets them; None for a modality outside this space."""
+        pooled = condition.pooled.float().to(self.towers.mean.device)
+        if name == "text":
+            return F.normalize(pooled[:, : self.projection], dim=-1).cpu()
+        if name == "audio" and self.towers.audio is not None:
+            head: Any = self.towers.audio.classifier
+            return F.normalize(head(pooled[:, : self.towers.audio.config.hidden_size]), dim=-1).cpu()
+        return None
+
+    def nearest(
+        self, pictures: Tensor, conditions: Conditions, weights: Mapping[str, float] | None = None
+    ) -> Int[Tensor, " n"] | None:
+        """Which of its k candidates comes nearest to what each sample asks for.
+
+        DALL-E chooses so by a CLIP (Ramesh et al. 2021, arXiv 2102.12092, section 2.6).
+
+        Args:
+            pictures: uint8 (n k, 3, h, w), the candidates of a sample behind one another.
+            conditions: n rows; those outside this space do not count.
+            weights: of the cosines of several conditions; 1 for those not named.
+
+        Returns:
+            The candidate's number; None where nothing that is asked for lies in this space.
+        """
+        asked = {name: self.asked(name, condition) for name, condition in conditions.items()}
+        known = {name: vectors for name, vectors in asked.items() if vectors is not None}
+        if not known:
+            return None
+        seen = rearrange(self.pictures(pictures), "(n k) e -> n k e", n=len(next(iter(known.values()))))
+        alike = torch.zeros(seen.shape[:2])
+        for name, vectors in known.items():
+            present = conditions[name].present().cpu()[:, None]  # an encoder says something of silence too
+            cosine = (seen * rearrange(vectors, "n e -> n 1 e")).sum(dim=-1)
+            alike = alike + (weights or {}).get(name, 1.0) * torch.where(present, cosine, 0.0)
+        return alike.argmax(dim=1)
