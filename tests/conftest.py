@@ -22,3 +22,5 @@ CHECKED = {
 install_import_hook([f"{package}.{name}" for package, names in CHECKED.items() for name in names], "beartype.beartype")
 
 import stages  # noqa: E402, F401 - before any model of transformers, which imports torchaudio
+
+pytest_plugins = ["tests.conditions_run"]

@@ -1,9 +1,8 @@
-"""All conditions through the real stages: shards, align, codes, prior, and what `tessera sample` paints of them."""
+"""All conditions through the real stages: shards, align, codes, prior, evaluation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from launchers.cli import main
@@ -30,77 +28,7 @@ from stages.evaluation.obedience import Asked, named, obedience_figures, read_as
 from stages.generate import Painter
 from stages.perceptual import Perceptual
 from tests import tiny_encoders
-
-RECIPE = """
-name: all
-seed: 3
-tracking: {mode: disabled}
-shards: {source: birds, size: 32, count: 120, val: 0.2, shard_samples: 40, workers: 1}
-align:
-  image_side: 32
-  embedding: 32
-  text: {width: 32, layers: 2}
-  image: {width: 32, layers: 2}
-  audio: {width: 32, layers: 2}
-  vocabulary: 800
-  audio_seconds: 0.8
-  data: {global_batch: 24}
-  loop: {steps: 6}
-vqvae:
-  levels: [8, 4]
-  codebook_sizes: [16, 32]
-  channels: 16
-  loss: {perceptual: 0.1}
-  data: {global_batch: 24}
-  loop: {steps: 6, log_every: 2}
-codes: {variants: 2, conditions: {image: [grey, sketch], vector: auto}}
-prior: {width: 32, depth: 2, heads: 2, drop_each: {class: 0.5, image: 0.5}, data: {global_batch: 24}, loop: {steps: 4}}
-evaluation: {samples: 10, obedience: 9, reconstructions: 20, probe_steps: 4}
-"""
-EVERYTHING = ["audio", "class", "image", "text", "vector"]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("conditions")
-    (folder / "all.yaml").write_text(RECIPE)
-    assert main(["run", str(folder / "all.yaml"), "--runs", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(runs: Path) -> Path:
-    return runs / "all"
-
-
-@pytest.fixture(scope="module")
-def causal(run: Path) -> Path:
-    """Another prior on the same codes: autoregressive, with a layer over the tokens."""
-    prior = "prior: {kind: autoregressive, whole_every: 1, condition_layers: 1, "
-    recipe = RECIPE.replace("name: all", "name: causal").replace("prior: {", prior).replace("steps: 4", "steps: 2")
-    head, _, tail = recipe.partition("shards:")
-    used = ", ".join(f"{name}: {run / name}" for name in ("shards", "align", "vqvae", "codes"))
-    path = run.parent / "causal.yaml"
-    path.write_text(f"{head}use: {{{used}}}\n{tail[tail.index('prior:') : tail.index('evaluation:')]}")
-    assert main(["run", str(path), "--runs", str(run.parent)]) == 0
-    return run.parent / "causal"
-
-
-@pytest.fixture(scope="module", params=["masked", "autoregressive"])
-def painter(request: pytest.FixtureRequest, run: Path) -> Painter:
-    folder = run if request.param == "masked" else request.getfixturevalue("causal")
-    return Painter.load(folder, device="cpu")
-
-
-@pytest.fixture
-def files(run: Path, tmp_path: Path) -> Iterator[Path]:
-    sample = next(read_samples(open_shards(run / "shards").split("val")[0]))
-    (tmp_path / "call.flac").write_bytes(sample.members["flac"])
-    (tmp_path / "bird.jpg").write_bytes(sample.members["jpg"])
-    mask = np.zeros((32, 32), np.uint8)
-    mask[:, 16:] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    yield tmp_path
+from tests.conditions_run import RECIPE
 
 
 def soundfile_of(path: Path) -> tuple[np.ndarray, int]:
@@ -166,63 +94,6 @@ def test_stored_conditions_are_what_the_encoders_say_live(run: Path) -> None:
         torch.testing.assert_close(a.tokens[:, :length][b.mask], b.tokens[b.mask], atol=1e-2, rtol=1e-2)
 
 
-def test_no_line_writes_over_the_pictures_of_another(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = (
-        ["--class", "0", "--class", "1"],
-        ["--class", "0", "--class", "5"],
-        ["--class", "0", "--class", "1", "-n", "2"],
-    )
-    for line in lines:
-        assert main(["sample", str(run), "-n", "1", *line, "--device", "cpu"]) == 0
-    grids = {said.split()[-1] for said in capsys.readouterr().out.splitlines() if said.startswith("Open")}
-    assert len(grids) == 3
-
-
-def test_one_model_paints_from_every_subset(painter: Painter, files: Path) -> None:
-    given = {
-        "cls": "owl", "text": "작은 새가 검은 날개를 가졌다", "audio": files / "call.flac", "image": files / "bird.jpg",
-    }  # fmt: skip
-    assert painter.listens == EVERYTHING
-    painted = {}
-    for names in ([], ["cls"], ["text"], ["audio"], ["image"], ["cls", "text"], list(given)):
-        pictures = painter(n=2, seed=5, **{name: given[name] for name in names})
-        assert [picture.size for picture in pictures] == [(32, 32)] * 2
-        painted[tuple(names)] = b"".join(picture.tobytes() for picture in pictures)
-    again = painter(n=2, seed=5, **given)
-    assert b"".join(picture.tobytes() for picture in again) == painted[tuple(given)]
-
-
-def test_guidance_per_modality_and_a_negative_text_are_obeyed_in_the_formula(painter: Painter, files: Path) -> None:
-    ask = {"text": "a red bird", "audio": files / "call.flac", "n": 1}
-    plain = painter(guidance={"text": 3.0, "audio": 1.0}, **ask)[0]
-    assert plain.size == (32, 32)
-    with pytest.raises(ConfigError, match="guidance for image, but what is asked for is text, audio"):
-        painter(guidance={"image": 3.0}, **ask)
-    without = painter(text="a red bird", negative="a red bird", guidance=5.0, n=4, temperature=0)
-    neutral = painter(text="a red bird", guidance=1.0, n=4, temperature=0)
-    for a, b in zip(without, neutral, strict=True):  # l + g (l - l) is l, whatever g
-        assert np.array_equal(np.asarray(a), np.asarray(b))
-
-
-def test_a_mask_keeps_the_rest_of_the_picture(painter: Painter, files: Path) -> None:
-    pictures = painter(image=files / "bird.jpg", mask=files / "mask.png", text="a red bird", n=3)
-    original = np.asarray(Image.open(files / "bird.jpg").convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))
-    for picture in pictures:
-        kept = np.asarray(picture)[:, :14].astype(int) - original[:, :14]
-        assert np.abs(kept).max() <= 2
-    right = [np.asarray(picture)[:, 20:] for picture in pictures]
-    assert not np.array_equal(right[0], right[1])
-
-
-def test_a_picture_is_continued_on_a_larger_canvas(painter: Painter, files: Path) -> None:
-    original = np.asarray(Image.open(files / "bird.jpg").convert("RGB").resize((16, 16), Image.Resampling.LANCZOS))
-    canvas, mask = np.full((32, 32, 3), 255, np.uint8), np.full((32, 32), 255, np.uint8)
-    canvas[8:24, 8:24], mask[8:24, 8:24] = original, 0
-    picture = np.asarray(painter(image=canvas, mask=mask, text="a red bird")[0])
-    assert np.abs(picture[10:22, 10:22].astype(int) - original[2:14, 2:14]).max() <= 2
-    assert picture[:6].min() < 250  # painted, and not the white of the canvas
-
-
 def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -> None:
     found = json.loads((run / "evaluation" / "results.json").read_text())["obedience"]
     assert sorted(found) == ["audio", "class", "grey", "sketch", "text", "vector_grey", "vector_sketch"]
@@ -263,70 +134,6 @@ def test_evaluation_goes_on_without_the_clip_that_said_the_captions(
     painter.about["text"] = {**painter.about["text"], "encoder": str(tmp_path)}
     assert similarity_space(painter) is None
     assert "similarity is left out: no text encoder at" in caplog.text
-
-
-def test_the_command_paints_rows_and_says_what_was_asked(
-    run: Path, files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = files / "out"
-    line = ["sample", str(run), "--text", "a red bird", "--text", "작은 새", "--class", "owl", "-n", "2"]
-    assert main([*line, "--guidance", "text=3,class=1", "--out", str(out), "--device", "cpu"]) == 0
-    asked = json.loads((out / "asked.json").read_text())
-
-    assert [row["text"] for row in asked["rows"]] == ["a red bird", "작은 새"]
-    assert all(row["class"]["name"] == "owl" for row in asked["rows"])
-    assert asked["guidance"] == {"text": 3.0, "class": 1.0}
-    assert asked["sampling"]["temperature"] == 1.0
-    assert len(asked["files"]) == 5
-    assert all(Path(file).is_file() for file in asked["files"])
-
-    assert main([*line[:4], "-n", "1", "--out", str(out), "--device", "cpu"]) == 0  # nothing of the larger line stays
-    assert len(list(out.glob("*.png"))) == 2
-
-    assert main(["sample", str(run), "--image", str(files / "bird.jpg"), "-n", "1", "--out", str(out)]) == 0
-    asked = json.loads((out / "asked.json").read_text())
-    assert asked["rows"][0]["as"] == "grey" and asked["guidance"] == 2.0  # as it was taken, what was the default
-
-    (files / "prompts").write_text('\ufeffa blue bird\n{"audio": "%s", "as": null}\n' % (files / "call.flac"))
-    assert main(["sample", str(run), "--prompts", str(files / "prompts"), "-n", "1", "--out", str(out)]) == 0
-    assert [row.get("text") for row in json.loads((out / "asked.json").read_text())["rows"]] == ["a blue bird", None]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message", "code"),
-    [
-        (["--text", " "], "an empty text says nothing", 2),
-        (["--audio", "NOISE"], "is no readable sound", 3),
-        (["--audio", "missing.wav"], "no sound at missing.wav", 2),
-        (["--image", "NOISE"], "not a picture", 3),
-        (["--mask", "NOISE"], "give --image too", 2),
-        (["--image", "PICTURE", "--as", "oil"], "--as takes grey, sketch, picture; got 'oil'", 2),
-        (["--image", "PICTURE", "--as", "picture"], "it knows grey, sketch", 2),
-        (["--text", "a", "--text", "b", "--class", "0", "--class", "1", "--class", "2"], "times: once, or", 2),
-        (["--guidance", "much"], "--guidance is a number or", 2),
-        (["--prompts", "EMPTY"], "is empty", 2),
-        (["--text", "a", "--prompts", "EMPTY"], "--prompts stands alone", 2),
-        (["--text", "a \udcff bird"], "the text holds bytes that are no UTF-8", 2),
-        (["--text", "a", "--guidance", "audio=2"], "guidance for audio, but what is asked for is text", 2),
-        (["--text", "a", "--text", "b", "--audio", "CALL", "--audio", "missing.wav"], "no sound at missing.wav", 2),
-        (["--audio", "LONG"], "minutes long; at most 10 are read", 3),
-        (["--class", "crow"], "no class 'crow'", 2),
-        (["--image", "PICTURE", "--mask", "PICTURE", "--as", "grey"], "--as and --mask do not go together", 2),
-    ],
-)
-def test_errors_are_one_clear_line(
-    run: Path, files: Path, flags: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (files / "noise").write_bytes(b"neither sound nor picture" * 9)
-    (files / "empty").write_text("\n")
-    soundfile.write(files / "long.flac", np.zeros(8000 * 60 * 11, np.int16), 8000)
-    names = {"NOISE": "noise", "EMPTY": "empty", "LONG": "long.flac", "PICTURE": "bird.jpg", "CALL": "call.flac"}
-    given = [str(files / names[flag]) if flag in names else flag for flag in flags]
-
-    assert main(["sample", str(run), *given, "--device", "cpu"]) == code
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.strip().splitlines()) <= 2, said
 
 
 def run_with(run: Path, conditions: str, folder: Path) -> Path:

@@ -7,7 +7,7 @@ a doodle's lines are whatever differs from its paper. Nothing is drawn by chance
 Lines are found and drawn on an easel, where the pen has the same width whatever the picture's size; every length
 here without another unit is in pixels of the easel.
 
-Shapes: h w height and width in pixels, n pixels of a mask, k terms of a polynomial.
+Shapes: h w height and width in pixels, k terms of a polynomial.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from scipy import ndimage
 
 SOURCE_KINDS = ("grey", "sketch")
 """What `source_picture` can make."""
@@ -227,27 +228,13 @@ def _held(
 ) -> Bool[np.ndarray, "h w"]:
     """The connected parts, above `weak` and not shorter than `shortest`, that hold one above `strong`."""
     kept = mask & (strength > weak)
-    part = _parts(kept)
-    peak = np.zeros(part.size, strength.dtype)
+    parts, count = ndimage.label(kept, np.ones((3, 3)))  # pixels that touch at a corner share a part
+    part = parts[kept] - 1
+    peak = np.zeros(count, strength.dtype)
     np.maximum.at(peak, part, strength[kept])
-    size = np.bincount(part, minlength=part.size)
+    size = np.bincount(part, minlength=count)
     kept[kept] = (peak[part] > strong) & (size[part] >= shortest * min(mask.shape))
     return kept
-
-
-def _parts(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, " n"]:
-    """For every pixel of the mask the number of its part; pixels that touch, also at a corner, share a part."""
-    number = np.full(mask.shape, -1)
-    number[mask] = np.arange(np.count_nonzero(mask))
-    beside = [np.stack([number, _seen(number, y, x, outside=-1)], -1)[mask] for y, x in _AROUND[:4]]
-    a, b = (pairs := np.concatenate(beside))[pairs[:, 1] >= 0].T
-    part = np.arange(np.count_nonzero(mask))
-    while (part[a] != part[b]).any():
-        low, high = np.minimum(part[a], part[b]), np.maximum(part[a], part[b])
-        np.minimum.at(part, high, low)
-        while (part != part[part]).any():
-            part = part[part]
-    return part
 
 
 def _removable() -> tuple[Bool[np.ndarray, " 256"], Bool[np.ndarray, " 256"]]:
@@ -279,10 +266,8 @@ def _thinned(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 def _grown(mask: Bool[np.ndarray, "h w"], by: int) -> Bool[np.ndarray, "h w"]:
     """Every pixel within `by` of the mask, in rows and in columns."""
-    for _ in range(by):
-        mask = mask | _seen(mask, -1, 0) | _seen(mask, 1, 0)
-        mask = mask | _seen(mask, 0, -1) | _seen(mask, 0, 1)
-    return mask
+    grown: np.ndarray = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=by)
+    return grown
 
 
 def _seen(values: np.ndarray, down: int, right: int, outside: int = 0) -> np.ndarray:
@@ -295,12 +280,7 @@ def _seen(values: np.ndarray, down: int, right: int, outside: int = 0) -> np.nda
 
 def _blurred(values: Float[np.ndarray, "h w *c"], sigma: float) -> Float[np.ndarray, "h w *c"]:
     """Gaussian blur of the first two axes; the border repeats outwards."""
-    reach = math.ceil(3 * sigma)
-    bell = np.exp(-((np.arange(-reach, reach + 1) / sigma) ** 2) / 2).astype(values.dtype)
-    for axis in (0, 1):
-        framed = np.pad(values, [(reach, reach) if i == axis else (0, 0) for i in range(values.ndim)], mode="edge")
-        framed = np.moveaxis(framed, axis, 0)
-        count = values.shape[axis]
-        blurred = sum(weight * framed[i : i + count] for i, weight in enumerate(bell / bell.sum()))
-        values = np.moveaxis(blurred, 0, axis)
-    return values
+    blurred: np.ndarray = ndimage.gaussian_filter(
+        values, sigma, mode="nearest", radius=math.ceil(3 * sigma), axes=(0, 1)
+    )
+    return blurred

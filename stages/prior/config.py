@@ -36,6 +36,9 @@ class PriorConfig:
     little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
     """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
+    cross_attention: bool = True
+    """Read what text, sounds and source pictures say token by token. Without, a condition is one vector (and a source
+    picture what it shows at each place): several times cheaper, and blind to which word belongs to which."""
     condition_layers: int = 0
     """Transformer layers over the tokens of class, text and sounds, learned with the prior: the encoders are frozen,
     and one that reads from left to right does not say at a word what comes after it."""

@@ -86,7 +86,8 @@ def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
                 dropout=cfg.dropout,
                 window=cfg.window,
                 fold=cfg.fold,
-                cross_attention=any(name != "class" for name in modalities),  # one token says no more than its vector
+                # a class's one token says no more than its vector
+                cross_attention=cfg.cross_attention and any(name != "class" for name in modalities),
                 condition_layers=cfg.condition_layers,
             )
         except ValueError as error:

@@ -1,0 +1,184 @@
+"""What `tessera sample` and the painter make of everything that may be asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from launchers.cli import main
+from pipeline.errors import ConfigError
+from stages.ask import Ask
+from stages.generate import CANDIDATE, Painter
+from tests.conditions_run import EVERYTHING
+
+
+def test_no_line_writes_over_the_pictures_of_another(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (
+        ["--class", "0", "--class", "1"],
+        ["--class", "0", "--class", "5"],
+        ["--class", "0", "--class", "1", "-n", "2"],
+    )
+    for line in lines:
+        assert main(["sample", str(run), "-n", "1", *line, "--device", "cpu"]) == 0
+    grids = {said.split()[-1] for said in capsys.readouterr().out.splitlines() if said.startswith("Open")}
+    assert len(grids) == 3
+
+
+def test_one_model_paints_from_every_subset(painter: Painter, files: Path) -> None:
+    given = {
+        "cls": "owl", "text": "작은 새가 검은 날개를 가졌다", "audio": files / "call.flac", "image": files / "bird.jpg",
+    }  # fmt: skip
+    assert painter.listens == EVERYTHING
+    painted = {}
+    for names in ([], ["cls"], ["text"], ["audio"], ["image"], ["cls", "text"], list(given)):
+        pictures = painter(n=2, seed=5, **{name: given[name] for name in names})
+        assert [picture.size for picture in pictures] == [(32, 32)] * 2
+        painted[tuple(names)] = b"".join(picture.tobytes() for picture in pictures)
+    again = painter(n=2, seed=5, **given)
+    assert b"".join(picture.tobytes() for picture in again) == painted[tuple(given)]
+
+
+def test_guidance_per_modality_and_a_negative_text_are_obeyed_in_the_formula(painter: Painter, files: Path) -> None:
+    ask = {"text": "a red bird", "audio": files / "call.flac", "n": 1}
+    plain = painter(guidance={"text": 3.0, "audio": 1.0}, **ask)[0]
+    assert plain.size == (32, 32)
+    with pytest.raises(ConfigError, match="guidance for image, but what is asked for is text, audio"):
+        painter(guidance={"image": 3.0}, **ask)
+    without = painter(text="a red bird", negative="a red bird", guidance=5.0, n=4, temperature=0)
+    neutral = painter(text="a red bird", guidance=1.0, n=4, temperature=0)
+    for a, b in zip(without, neutral, strict=True):  # l + g (l - l) is l, whatever g
+        assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_mask_keeps_the_rest_of_the_picture(painter: Painter, files: Path) -> None:
+    pictures = painter(image=files / "bird.jpg", mask=files / "mask.png", text="a red bird", n=3)
+    original = np.asarray(Image.open(files / "bird.jpg").convert("RGB").resize((32, 32), Image.Resampling.LANCZOS))
+    for picture in pictures:
+        kept = np.asarray(picture)[:, :14].astype(int) - original[:, :14]
+        assert np.abs(kept).max() <= 2
+    right = [np.asarray(picture)[:, 20:] for picture in pictures]
+    assert not np.array_equal(right[0], right[1])
+
+
+def test_a_picture_is_continued_on_a_larger_canvas(painter: Painter, files: Path) -> None:
+    original = np.asarray(Image.open(files / "bird.jpg").convert("RGB").resize((16, 16), Image.Resampling.LANCZOS))
+    canvas, mask = np.full((32, 32, 3), 255, np.uint8), np.full((32, 32), 255, np.uint8)
+    canvas[8:24, 8:24], mask[8:24, 8:24] = original, 0
+    picture = np.asarray(painter(image=canvas, mask=mask, text="a red bird")[0])
+    assert np.abs(picture[10:22, 10:22].astype(int) - original[2:14, 2:14]).max() <= 2
+    assert picture[:6].min() < 250  # painted, and not the white of the canvas
+
+
+def test_the_command_paints_rows_and_says_what_was_asked(
+    run: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = files / "out"
+    line = ["sample", str(run), "--text", "a red bird", "--text", "작은 새", "--class", "owl", "-n", "2"]
+    assert main([*line, "--guidance", "text=3,class=1", "--out", str(out), "--device", "cpu"]) == 0
+    asked = json.loads((out / "asked.json").read_text())
+
+    assert [row["text"] for row in asked["rows"]] == ["a red bird", "작은 새"]
+    assert all(row["class"]["name"] == "owl" for row in asked["rows"])
+    assert asked["guidance"] == {"text": 3.0, "class": 1.0}
+    assert asked["sampling"]["temperature"] == 1.0
+    assert len(asked["files"]) == 5
+    assert all(Path(file).is_file() for file in asked["files"])
+
+    assert main([*line[:4], "-n", "1", "--out", str(out), "--device", "cpu"]) == 0  # nothing of the larger line stays
+    assert len(list(out.glob("*.png"))) == 2
+
+    assert main(["sample", str(run), "--image", str(files / "bird.jpg"), "-n", "1", "--out", str(out)]) == 0
+    asked = json.loads((out / "asked.json").read_text())
+    assert asked["rows"][0]["as"] == "grey" and asked["guidance"] == 2.0  # as it was taken, what was the default
+
+    (files / "prompts").write_text('\ufeffa blue bird\n{"audio": "%s", "as": null}\n' % (files / "call.flac"))
+    assert main(["sample", str(run), "--prompts", str(files / "prompts"), "-n", "1", "--out", str(out)]) == 0
+    assert [row.get("text") for row in json.loads((out / "asked.json").read_text())["rows"]] == ["a blue bird", None]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "code"),
+    [
+        (["--text", " "], "an empty text says nothing", 2),
+        (["--audio", "NOISE"], "is no readable sound", 3),
+        (["--audio", "missing.wav"], "no sound at missing.wav", 2),
+        (["--image", "NOISE"], "not a picture", 3),
+        (["--mask", "NOISE"], "give --image too", 2),
+        (["--image", "PICTURE", "--as", "oil"], "--as takes grey, sketch, picture; got 'oil'", 2),
+        (["--image", "PICTURE", "--as", "picture"], "it knows grey, sketch", 2),
+        (["--text", "a", "--text", "b", "--class", "0", "--class", "1", "--class", "2"], "times: once, or", 2),
+        (["--guidance", "much"], "--guidance is a number or", 2),
+        (["--prompts", "EMPTY"], "is empty", 2),
+        (["--text", "a", "--prompts", "EMPTY"], "--prompts stands alone", 2),
+        (["--text", "a \udcff bird"], "the text holds bytes that are no UTF-8", 2),
+        (["--text", "a", "--guidance", "audio=2"], "guidance for audio, but what is asked for is text", 2),
+        (["--text", "a", "--text", "b", "--audio", "CALL", "--audio", "missing.wav"], "no sound at missing.wav", 2),
+        (["--audio", "LONG"], "minutes long; at most 10 are read", 3),
+        (["--class", "crow"], "no class 'crow'", 2),
+        (["--image", "PICTURE", "--mask", "PICTURE", "--as", "grey"], "--as and --mask do not go together", 2),
+    ],
+)
+def test_errors_are_one_clear_line(
+    run: Path, files: Path, flags: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "noise").write_bytes(b"neither sound nor picture" * 9)
+    (files / "empty").write_text("\n")
+    soundfile.write(files / "long.flac", np.zeros(8000 * 60 * 11, np.int16), 8000)
+    names = {"NOISE": "noise", "EMPTY": "empty", "LONG": "long.flac", "PICTURE": "bird.jpg", "CALL": "call.flac"}
+    given = [str(files / names[flag]) if flag in names else flag for flag in flags]
+
+    assert main(["sample", str(run), *given, "--device", "cpu"]) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) <= 2, said
+
+
+@pytest.mark.parametrize("asked", ["text", "audio"])
+def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(painter: Painter, files: Path, asked: str) -> None:
+    given = {"text": "a red bird", "audio": files / "call.flac"}[asked]
+    chosen = [np.asarray(one) for one in painter(n=3, seed=5, candidates=4, **{asked: given})]
+    space = painter.space
+    assert space is not None
+    conditions = painter.reader.conditions([Ask(**{asked: given})], painter.listens)
+    wanted = space.asked(asked, conditions[asked])
+    assert wanted is not None
+    for number, one in enumerate(chosen):
+        seeds = [5 + number + CANDIDATE * k for k in range(4)]
+        pictures = [np.asarray(painter(n=1, seed=seed, **{asked: given})[0]) for seed in seeds]
+        vectors = space.pictures(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+        best = int((vectors @ wanted[0]).argmax())
+        assert np.array_equal(one, pictures[best])
+
+
+def test_a_class_alone_has_no_candidates_and_weights_count_between_text_and_sound(
+    painter: Painter, files: Path
+) -> None:
+    once, more = (painter(cls="owl", n=2, candidates=k)[1] for k in (1, 4))
+    assert np.array_equal(np.asarray(once), np.asarray(more))
+    asks = [Ask(text="a red bird", audio=files / "call.flac")]
+    conditions, space = painter.reader.conditions(asks, painter.listens), painter.space
+    assert space is not None
+    text, audio = (space.asked(name, conditions[name]) for name in ("text", "audio"))
+    assert text is not None and audio is not None
+    pictures = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = space.pictures(pictures)
+    for weights in ({"text": 5.0, "audio": 1.0}, {"text": 1.0, "audio": 5.0}):
+        best = space.nearest(pictures, conditions, weights)
+        assert best is not None
+        assert best.item() == (seen @ (weights["text"] * text[0] + weights["audio"] * audio[0])).argmax().item()
+    assert space.nearest(pictures, {"class": conditions["text"]}) is None
+
+
+def test_a_run_without_a_clip_refuses_candidates_and_paints_on_where_only_its_recipe_asks_for_them(
+    painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Painter, "space", None)
+    with pytest.raises(ConfigError, match="this run listens to none"):
+        painter(text="a red bird", candidates=2)
+    assert len(painter(text="a red bird", n=2)) == 2
