@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Int
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from pipeline import artifacts
@@ -46,7 +46,6 @@ COMPARED = ("text", "audio")
 """Conditions that may lie in one space with pictures."""
 CANDIDATE = 1 << 40
 """Candidates of one picture lie so many seeds apart: further than the seeds of any two pictures."""
-MARGIN, LETTER_WIDTH, MOST_LETTERS = 2, 6, 40
 
 
 class Painter:
@@ -253,24 +252,6 @@ def check_guidance(wanted: float | dict[str, float] | None, given: Sequence[str]
     if isinstance(wanted, dict) and (strange := sorted(set(wanted) - set(given))):
         asked = ", ".join(dict.fromkeys(given)) or "nothing"
         raise ConfigError(f"guidance for {strange[0]}, but what is asked for is {asked}.")
-
-
-def paint_grid(rows: Sequence[Sequence[Image.Image]], labels: Sequence[str] | None = None) -> Image.Image:
-    """Pictures of one size, row under row on white; `labels` names the rows."""
-    if not rows or not rows[0]:
-        raise ValueError("a grid needs at least one picture.")
-    width, height = rows[0][0].size
-    shown = [label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS - 2]}.." for label in labels or []]
-    left = 8 + LETTER_WIDTH * max(map(len, shown)) if any(shown) else 0
-    columns = max(len(row) for row in rows)
-    sheet = Image.new("RGB", (left + columns * (width + MARGIN), len(rows) * (height + MARGIN)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for r, row in enumerate(rows):
-        if labels:
-            pen.text((4, r * (height + MARGIN) + height // 2 - 6), shown[r], fill="black")
-        for c, picture in enumerate(row):
-            sheet.paste(picture, (left + c * (width + MARGIN), r * (height + MARGIN)))
-    return sheet
 
 
 def _used(run: Path) -> dict[str, Path]:

@@ -14,7 +14,8 @@ from pipeline.artifacts import fingerprint, write_manifest
 from pipeline.errors import ConfigError, MissingInputError
 from pipeline.shard_index import ShardSet
 from stages.codes.read import CodeSet
-from stages.generate import Painter, paint_grid
+from stages.generate import Painter
+from stages.picture_grid import SHOWN_SIDE, paint_grid
 from stages.prior.load import save_prior
 from stages.prior.model import Prior
 from stages.prior.settings import SampleSettings
@@ -141,7 +142,7 @@ def test_a_grid_puts_each_row_in_its_place() -> None:
     assert painted == {(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)}
     ys, xs = np.nonzero((grid == (0, 0, 255)).all(2))
     red = np.nonzero((grid == (255, 0, 0)).all(2))
-    assert len(ys) == 8 * 6
+    assert len(ys) == 8 * 6 * (SHOWN_SIDE // 6) ** 2
     assert xs.min() == red[1].min()
     assert ys.min() > red[0].max()
 
@@ -151,7 +152,7 @@ def test_row_labels_leave_the_pictures_whole() -> None:
     plain, labelled = paint_grid(rows), paint_grid(rows, labels=["owl <&>", "wren"])
     assert labelled.width > plain.width
     pixels = np.asarray(labelled)
-    assert int((pixels == (255, 0, 0)).all(2).sum()) == 16 * 16
+    assert int((pixels == (255, 0, 0)).all(2).sum()) == SHOWN_SIDE**2
     assert (pixels[:, : labelled.width - plain.width] < 128).any()  # something is written there
     with pytest.raises(ValueError, match="at least one picture"):
         paint_grid([])

@@ -226,7 +226,7 @@ def _earlier(out: Path) -> list[Path]:
 
 def _write(rows: list[list[Any]], names: list[str], out: Path) -> list[str]:
     """Single files row by row, and one grid in lines of at most 8 pictures, named where there are several rows."""
-    from stages.generate import paint_grid
+    from stages.picture_grid import paint_grid
 
     out.mkdir(parents=True, exist_ok=True)
     for stale in _earlier(out):

@@ -37,9 +37,10 @@ from stages.evaluation.probe_model import Probe, random_trunk
 from stages.evaluation.probes import accuracies, answers, features
 from stages.evaluation.samples import LEAST
 from stages.evaluation.similarity import similarity_figures
-from stages.generate import Painter, paint_grid
+from stages.generate import Painter
 from stages.images import picture_to_tensor
 from stages.metrics import edge_f1, luma, luma_psnr, precision_recall_density_coverage
+from stages.picture_grid import paint_grid
 
 log = logging.getLogger(__name__)
 FIRST_SEED = 2_000_000
