@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from pipeline.errors import DataError, MissingInputError
 from stages.conditioning.condition import Condition, class_condition
+from stages.conditioning.source_codes import image_condition
 from stages.prior.config import PriorConfig
 from stages.prior.fold import folds_of
 from stages.prior.load import load_prior
@@ -105,6 +106,23 @@ def test_a_folded_token_tells_its_codes_apart() -> None:
 
     assert not torch.allclose(logits, prior.hidden_logits(swapped, guide), atol=1e-3)
     assert not torch.allclose(logits[0, 0], logits[0, 1], atol=1e-3)
+
+
+def test_without_cross_attention_a_vector_and_the_places_of_a_source_are_heard() -> None:
+    prior, codes = make_prior("autoregressive", conditions={"text": 6, "image": 1}), make_codes(2)
+    assert not [name for name, _ in prior.named_parameters() if "token" in name or "cross" in name]
+    text = Condition(torch.randn(2, 4, 6), torch.randn(2, 6), torch.ones(2, 4, dtype=torch.bool))
+    source = image_condition(make_codes(2, seed=1), torch.ones(2, dtype=torch.bool))
+
+    def logits(**told: Condition) -> torch.Tensor:
+        return prior.causal_logits(codes, prior.guide(told, {}, 2))[1]
+
+    other_words = Condition(torch.randn(2, 4, 6), text.pooled, text.mask)
+    assert torch.equal(logits(text=text), logits(text=other_words))
+    assert not torch.allclose(logits(text=text), logits(), atol=1e-3)
+    assert not torch.allclose(logits(text=text, image=source), logits(text=text), atol=1e-3)
+    with pytest.raises(ValueError, match="cross_attention=true"):
+        PriorConfig(condition_layers=1, cross_attention=False)
 
 
 def test_a_fold_is_refused_where_it_cannot_be() -> None:

@@ -91,6 +91,11 @@ class PriorConfig:
                 "prior.depth is positive, window and condition_layers not negative; got "
                 f"{self.depth}, {self.window}, {self.condition_layers}."
             )
+        if self.condition_layers and not self.cross_attention:
+            raise ValueError(
+                "prior.condition_layers refine the tokens that cross_attention reads. Set condition_layers=0 or "
+                "cross_attention=true."
+            )
         if self.whole_every < 0 or (self.whole_every and self.kind != "autoregressive"):
             raise ValueError(
                 f"prior.whole_every is for kind 'autoregressive' and not negative; got {self.whole_every} with kind "
