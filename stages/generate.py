@@ -13,6 +13,7 @@ Shapes: b images, h w a level's height and width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,7 @@ from stages.prior.settings import SampleSettings
 from stages.vqvae.load import load_autoencoder
 from stages.vqvae.model import Autoencoder
 
+log = logging.getLogger(__name__)
 BATCH = 64
 COMPARED = ("text", "audio")
 """Conditions that may lie in one space with pictures."""
@@ -182,13 +184,18 @@ class Painter:
         """How many pictures to choose from: one where nothing asked for can be compared with a picture."""
         if settings.candidates == 1 or not any(name in COMPARED for name in conditions):
             return 1
-        if self.space is None:
+        try:
+            there = self.space is not None
+        except ConfigError as error:  # its CLIP is not where it was
             if chosen:
-                raise ConfigError(
-                    "candidates are compared in the space of a CLIP, and this run listens to none. Leave it out."
-                )
+                raise
+            log.warning("one candidate each: %s", str(error).splitlines()[0])
             return 1
-        return settings.candidates
+        if chosen and not there:
+            raise ConfigError(
+                "candidates are compared in the space of a CLIP, and this run listens to none. Leave it out."
+            )
+        return settings.candidates if there else 1
 
     def _nearest(self, painted: np.ndarray, conditions: Conditions, settings: SampleSettings) -> np.ndarray:
         """Of the candidates (b k, h, w, 3) the one of each row that is most like what it asks for."""

@@ -94,7 +94,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(capsys: pytest.CaptureFixtu
     code, out, _ = said(capsys, "run", "tiny", "--dry-run", "--json", "vqvae.loop.steps=7")
 
     plan = {one["stage"]: one for one in json.loads(out)}
-    assert code == 0 and list(plan) == ["shards", "vqvae", "codes", "prior", "evaluation"]
+    assert code == 0 and list(plan) == ["shards", "align", "vqvae", "codes", "prior", "evaluation"]
     assert plan["vqvae"]["state"] == "new" and plan["vqvae"]["steps"] == 7
     assert plan["vqvae"]["inputs"] == {"shards": "runs/tiny/shards"}
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.samples import decode_image, decode_npy
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass, read_samples
-from stages.ask import guess_look, read_picture
+from stages.ask import Ask, guess_look, read_picture
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.audio_encoder import AudioEncoder
@@ -28,7 +28,7 @@ from stages.evaluation.obedience import Asked, named, obedience_figures, read_as
 from stages.generate import Painter
 from stages.perceptual import Perceptual
 from tests import tiny_encoders
-from tests.conditions_run import RECIPE
+from tests.conditions_run import EVERYTHING, RECIPE
 
 
 def soundfile_of(path: Path) -> tuple[np.ndarray, int]:
@@ -129,10 +129,13 @@ def test_a_caption_is_held_to_the_class_whose_name_it_says() -> None:
 def test_evaluation_goes_on_without_the_clip_that_said_the_captions(
     run: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
+    assert similarity_space(Painter.load(run, device="cpu")) is not None
     painter = Painter.load(run, device="cpu")
-    assert similarity_space(painter) is not None
+    told = {"text": painter.reader.conditions([Ask(text="a red bird")], painter.listens)["text"]}
     painter.about["text"] = {**painter.about["text"], "encoder": str(tmp_path)}
     assert similarity_space(painter) is None
+    painter.settings = replace(painter.settings, candidates=3)  # as a recipe may ask
+    assert len(painter.paint_conditions(told, torch.arange(1))) == 1
     assert "similarity is left out: no text encoder at" in caplog.text
 
 

@@ -178,7 +178,7 @@ def test_a_class_alone_has_no_candidates_and_weights_count_between_text_and_soun
 def test_a_run_without_a_clip_refuses_candidates_and_paints_on_where_only_its_recipe_asks_for_them(
     painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Painter, "space", None)
+    monkeypatch.setitem(vars(painter), "space", None)
     with pytest.raises(ConfigError, match="this run listens to none"):
         painter(text="a red bird", candidates=2)
     assert len(painter(text="a red bird", n=2)) == 2
