@@ -45,6 +45,7 @@ from stages.evaluation.probes import answers, features, get_probe
 from stages.generate import Painter
 from stages.images import picture_to_tensor, rows_of_pictures
 from stages.metrics import edge_f1, luma_psnr, precision_recall_density_coverage
+from stages.prior.sampling import with_defaults
 
 KOREAN_SMALL_BLACK = "작은 새가 검은 날개를 가졌다"
 SLOT = re.compile(r"{(\w+)}")
@@ -56,8 +57,7 @@ class Judge:
 
     def __init__(self, run: Path, n: int, candidates: int | None = None) -> None:
         self.n, self.painter = n, Painter.load(run)
-        if candidates:
-            self.painter.settings = dataclasses.replace(self.painter.settings, candidates=candidates)
+        self.painter.settings = with_defaults(self.painter.settings, candidates=candidates)
         folder = Path(load_recipe(run / "recipe.yaml").use.get("shards", run / "shards"))
         shards = open_shards(folder)
         self.size, self.seed = int(shards.info["image_size"]), int(shards.info["settings"].get("seed", 0))

@@ -160,7 +160,7 @@ class Painter:
             changes: fields of `SampleSettings`.
         """
         settings = with_defaults(self.settings, **changes)
-        count = self._candidates(conditions, settings, chosen="candidates" in changes)
+        count = self._candidates(conditions, settings, chosen=changes.get("candidates") is not None)
         pictures = []
         for rows in torch.split(torch.arange(len(seeds)), max(1, BATCH // count)):
             several = rows.repeat_interleave(count)
@@ -209,7 +209,8 @@ class Painter:
         self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any
     ) -> list[Int[Tensor, "b _h _w"]]:
         """The codes `paint` decodes, coarsest first."""
-        return self._sampled(self._class_conditions(labels), seeds, changes)
+        settings = with_defaults(self.settings, **changes)
+        return sample(self.prior, self._class_conditions(labels), seeds.to(self.device), settings)
 
     @cached_property
     def reader(self) -> Reader:
@@ -239,10 +240,6 @@ class Painter:
         """The conditions of an ask that guidance may give a weight; a negative text alone has that of a text."""
         names = ask.modalities
         return names if "text" in names or ask.negative is None else [*names, "text"]
-
-    def _sampled(self, conditions: Conditions, seeds: Tensor, changes: dict[str, Any]) -> list[Tensor]:
-        settings = with_defaults(self.settings, **changes)
-        return sample(self.prior, conditions, seeds.to(self.device), settings)
 
     @torch.no_grad()
     def _decoded(self, codes: list[Tensor]) -> np.ndarray:

@@ -164,13 +164,16 @@ def _paint(painter: Painter, ask: Ask, arguments: argparse.Namespace, guidance: 
     fields_of_ask = {field.name: getattr(ask, field.name) for field in fields(ask)}
     if isinstance(guidance, dict):  # weights of conditions that only other rows have
         guidance = {name: weight for name, weight in guidance.items() if name in painter.guided(ask)}
-    more = {} if arguments.candidates is None else {"candidates": arguments.candidates}
-    return list(painter(n=arguments.n, seed=arguments.seed, guidance=guidance, **fields_of_ask, **more))
+    how = {"guidance": guidance, "candidates": arguments.candidates}
+    return list(painter(n=arguments.n, seed=arguments.seed, **how, **fields_of_ask))
 
 
 def _asked(
     arguments: argparse.Namespace, run: Path, asks: list[Ask], painter: Painter, guidance: Any
 ) -> dict[str, Any]:
+    from stages.prior.sampling import with_defaults
+
+    settings = with_defaults(painter.settings, candidates=arguments.candidates)
     rows = []
     for ask in asks:
         row = {field.name: getattr(ask, field.name) for field in fields(ask) if getattr(ask, field.name) is not None}
@@ -190,8 +193,7 @@ def _asked(
         "n": arguments.n,
         "seed": arguments.seed,
         "guidance": painter.settings.guidance if guidance is None else guidance,
-        "sampling": {name: value for name, value in plain(painter.settings).items() if name != "guidance"}
-        | ({} if arguments.candidates is None else {"candidates": arguments.candidates}),
+        "sampling": {name: value for name, value in plain(settings).items() if name != "guidance"},
     }
 
 
@@ -210,7 +212,7 @@ def _folder_name(asks: list[Ask], arguments: argparse.Namespace) -> str:
     what = "-".join(str(part) for part in (first.cls, first.text, *files) if part is not None) or "any"
     safe = "".join(letter if letter.isalnum() else "-" for letter in what)[:60]
     everything = [str(ask) for ask in asks] + [arguments.n, arguments.seed, arguments.guidance, arguments.with_]
-    everything += [] if arguments.candidates is None else [arguments.candidates]
+    everything.append(arguments.candidates)
     mark = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:6]
     return f"{safe}{f'-and-{len(asks) - 1}' if len(asks) > 1 else ''}-seed{arguments.seed}-{mark}"
 

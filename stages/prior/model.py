@@ -212,12 +212,12 @@ class Prior(nn.Module):
         """Inputs of tokens [begin, end) of a level: the token before each, its own place and the code above it."""
         rows = codes[0].shape[0]
         if begin:
-            before = self._before(codes, level, begin - 1, end - 1)
+            before = self._embedded(codes, level, begin - 1, end - 1)
         else:
             assert self.start is not None
             last = self.folds[level - 1].count if level else 0
-            first = self._before(codes, level - 1, last - 1, last) if level else self.start.expand(rows, 1, -1)
-            before = torch.cat([first, self._before(codes, level, 0, end - 1)], dim=1)
+            first = self._embedded(codes, level - 1, last - 1, last) if level else self.start.expand(rows, 1, -1)
+            before = torch.cat([first, self._embedded(codes, level, 0, end - 1)], dim=1)
         return self._placed(before, codes, level, begin, end, guide)
 
     def codes_of(self, level: int) -> Int[Tensor, "m s"]:
@@ -228,15 +228,15 @@ class Prior(nn.Module):
         """The codes of a level token by token; of one that is not folded perhaps only its first codes."""
         return codes[:, self.codes_of(level)[: codes.shape[1]]]
 
-    def _before(self, codes: Codes, level: int, begin: int, end: int) -> Float[Tensor, "b m w"]:
+    def _embedded(self, codes: Codes, level: int, begin: int, end: int) -> Float[Tensor, "b m w"]:
         """The embeddings of tokens [begin, end) of a level."""
         parts = self.embeddings[level](codes[level][:, self.codes_of(level)[begin:end]])
         together: Tensor = rearrange(parts, "b m s e -> b m (s e)")
         return together
 
     def _tokens(self, codes: Codes, level: int, guide: Guide) -> Float[Tensor, "b n w"]:
-        fold = self.folds[level]
-        return self._placed(fold.gather(self.embeddings[level](codes[level])), codes, level, 0, fold.count, guide)
+        count = self.folds[level].count
+        return self._placed(self._embedded(codes, level, 0, count), codes, level, 0, count, guide)
 
     def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int, guide: Guide) -> Tensor:
         """Add the place of tokens [begin, end) of a level, the code above each and what a source picture shows."""
