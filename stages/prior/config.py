@@ -29,8 +29,7 @@ class PriorConfig:
     window: int = 0
     """Masked: side of attention windows on the finest level, in tokens; 0 attends in full. For 512 px and more."""
     fold: bool = field(default=True, metadata={"before": False})
-    """One token for all codes of a finer level under one of the level above: a masked prior learns several times
-    faster, an autoregressive one twice as fast."""
+    """One token for all codes of a finer level under one of the level above: a shorter sequence."""
     whole_every: int = 0
     """Autoregressive: one row in so many learns the codes of all levels, the others the coarsest alone, which cost
     little and decide what is painted; 0 takes as many as there are levels."""
@@ -38,7 +37,7 @@ class PriorConfig:
     """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
     cross_attention: bool = True
     """Read what text, sounds and source pictures say token by token. Without, a condition is one vector (and a source
-    picture what it shows at each place): several times cheaper, and blind to which word belongs to which."""
+    picture what it shows at each place): cheaper, and blind to which word belongs to which."""
     condition_layers: int = 0
     """Transformer layers over the tokens of class, text and sounds, learned with the prior: the encoders are frozen,
     and one that reads from left to right does not say at a word what comes after it."""
