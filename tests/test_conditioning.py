@@ -95,6 +95,40 @@ def test_a_model_that_reads_no_tokens_has_no_weights_for_them() -> None:
     assert all(p.grad is not None for p in mixer.parameters())
 
 
+def test_vectors_of_one_space_go_through_one_projection_whatever_their_encoders_mean() -> None:
+    mixer = ConditionMixer(8, {"text": 6, "audio": 7, "class": 4}, attend=["text"], shared=["audio", "text"])
+    text, audio = make_text(30), make_text(30, dim=7)
+    audio.pooled[:, :6], audio.pooled[:, 6] = text.pooled, 0.0  # what is behind the space is padding
+    offset = torch.randn(6)
+    far = Condition(audio.tokens, audio.pooled + torch.cat([offset, torch.zeros(1)]), audio.mask)
+
+    def pooled(**told: Condition) -> torch.Tensor:
+        nulls = sum(mixer.modalities[name].null_pooled for name in mixer.modalities if name not in told)
+        return mixer(told, {}, 30).pooled - nulls
+
+    assert torch.allclose(pooled(text=text), pooled(audio=audio), atol=1e-6)
+    assert not torch.allclose(pooled(text=text), pooled(audio=far), atol=0.1)
+    mixer.centre({"text": text, "audio": far, "class": class_condition(torch.arange(30) % 4, 4)})
+    assert torch.allclose(pooled(text=text), pooled(audio=far), atol=1e-5)
+    assert not mixer.modalities["class"].mean.any()
+
+    mixed = mixer({"text": text, "audio": audio}, {}, 30)
+    assert mixed.tokens.shape == (30, 5, 8)  # the text's alone
+    (mixed.pooled.sum() + mixed.tokens.sum()).backward()
+    assert all(p.grad is not None for p in mixer.parameters())
+
+
+def test_the_mean_leaves_out_samples_that_say_nothing_and_old_weights_have_none() -> None:
+    mixer, text = ConditionMixer(8, {"text": 6}), make_text(4)
+    text.mask[2:] = False
+    mixer.centre({"text": text})
+    assert torch.allclose(mixer.modalities["text"].mean, text.pooled[:2].mean(dim=0))
+    old = {name: one for name, one in mixer.state_dict().items() if not name.endswith("mean")}
+    later = ConditionMixer(8, {"text": 6})
+    later.load_state_dict(old)
+    assert not later.modalities["text"].mean.any()
+
+
 def test_a_model_without_conditions_mixes_nothing() -> None:
     mixed = ConditionMixer(8, {})({}, {}, 3)
     assert mixed.tokens.shape == (3, 0, 8) and not mixed.pooled.any()

@@ -121,8 +121,8 @@ def test_without_cross_attention_a_vector_and_the_places_of_a_source_are_heard()
     assert torch.equal(logits(text=text), logits(text=other_words))
     assert not torch.allclose(logits(text=text), logits(), atol=1e-3)
     assert not torch.allclose(logits(text=text, image=source), logits(text=text), atol=1e-3)
-    with pytest.raises(ValueError, match="cross_attention=true"):
-        PriorConfig(condition_layers=1, cross_attention=False)
+    with pytest.raises(ValueError, match=r"attend=\[text\]"):
+        PriorConfig(condition_layers=1, attend=())
 
 
 def test_a_fold_is_refused_where_it_cannot_be() -> None:
@@ -146,7 +146,7 @@ def test_the_condition_changes_the_logits_and_a_dropped_one_is_no_condition(kind
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_tokens_of_a_condition_reach_the_logits_by_cross_attention_and_padding_does_not(layers: int) -> None:
-    prior = make_prior(conditions={"text": 6}, cross_attention=True, condition_layers=layers)
+    prior = make_prior(conditions={"text": 6}, attend=["text"], condition_layers=layers)
     codes = make_codes(2)
     text = Condition(torch.randn(2, 5, 6), torch.randn(2, 6), torch.tensor([[True, True, True, False, False]] * 2))
 
@@ -233,7 +233,7 @@ def test_the_loss_of_a_global_batch_is_the_mean_over_its_micro_batches(kind: str
 @pytest.mark.parametrize("with_tokens", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, with_tokens: bool, row: int) -> None:
-    heard: dict[str, Any] = {"conditions": {"text": 6}, "cross_attention": True, "condition_layers": 1}
+    heard: dict[str, Any] = {"conditions": {"text": 6}, "attend": ["text"], "condition_layers": 1}
     prior = make_prior(kind, **(heard if with_tokens else {}))
     text = Condition(torch.randn(1, 3, 6), torch.randn(1, 6), torch.ones(1, 3, dtype=torch.bool))
     told = {"text": text} if with_tokens else make_class(1)

@@ -85,7 +85,7 @@ def logits_by(prior: Prior, conditions: dict[str, Condition], kept: dict[str, to
 
 
 def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> None:
-    prior = make_prior(conditions={"class": 3, "text": 6}, cross_attention=True)
+    prior = make_prior(conditions={"class": 3, "text": 6}, attend=["class", "text"])
     text = Condition(torch.randn(3, 4, 6), torch.randn(3, 6), torch.ones(3, 4, dtype=torch.bool))
     conditions = {"text": text, **make_class(3)}
     gone = torch.zeros(3, dtype=torch.bool)
@@ -110,7 +110,7 @@ def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> No
 
 @pytest.mark.parametrize(("guidance", "weight"), [(4.0, 4.0), ({"text": 3.0}, 3.0), ({"class": 5.0}, 2.0)])
 def test_a_negative_alone_is_moved_away_from(guidance: float | dict[str, float], weight: float) -> None:
-    prior = make_prior(conditions={"class": 3, "text": 6}, cross_attention=True)
+    prior = make_prior(conditions={"class": 3, "text": 6}, attend=["class", "text"])
     text = Condition(torch.randn(3, 4, 6), torch.randn(3, 6), torch.ones(3, 4, dtype=torch.bool))
     guided = Guidance.of(prior, {}, 3, SampleSettings(guidance=guidance), {"text": text})
     logits = guided.combine(prior.hidden_logits(guided.spread(make_codes(3)), guided.guide))

@@ -78,7 +78,7 @@ class ConditionEncoders:
             if one is not None:
                 cache = "shards" if self.cfg.stored or name == "vector" else "live"
                 found[name] = {"encoder": self.names[name], "fingerprint": one.fingerprint()}
-                found[name] |= {"width": one.width, "cache": cache}
+                found[name] |= {"width": one.width, "projection": one.projection, "cache": cache}
         return found
 
     def vectors(self, pictures: np.ndarray) -> list[bytes]:

@@ -48,6 +48,7 @@ class AudioEncoder(nn.Module):
         name: folder or hub id, or `log-mel`.
         width: d of its conditions.
         rate, seconds: the window it hears.
+        projection: width of the space of a CLIP that its pooled vectors lie in; 0: in none.
     """
 
     def __init__(self, name: str, family: str, model: nn.Module, prepare: Any) -> None:
@@ -56,14 +57,17 @@ class AudioEncoder(nn.Module):
         config: Any = getattr(model, "config", None)
         if family == LOG_MEL:
             self.rate, self.seconds, self.width = LogMel.rate, LogMel.seconds, 2 * LogMel.bands
+            self.projection = 0
             return
         self.rate = int(prepare.sampling_rate)
         self.width = int(config.hidden_size)
         self.seconds = SPEECH_SECONDS
+        self.projection = int(getattr(config, "projection_dim", 0) or 0) if family == "ast" else 0
         if family == "clap":
             self.width = max(self.width, int(config.projection_dim))
             self.seconds = float(prepare.max_length_s)
         elif family == "ast":
+            self.width = max(self.width, self.projection)
             self.seconds = prepare.max_length * 0.01 + 0.015  # frames of 25 ms every 10 ms
 
     @classmethod
@@ -79,7 +83,10 @@ class AudioEncoder(nn.Module):
         if kind in ("clap", "clap_audio_model"):
             family, architecture = "clap", transformers.ClapAudioModelWithProjection
         elif kind == "audio-spectrogram-transformer":
-            family, architecture = "ast", transformers.ASTModel
+            config = load(transformers.AutoConfig, where, "audio")
+            aligned = getattr(config, "projection_dim", 0)  # the head of any other AST names classes
+            family = "ast"
+            architecture = transformers.ASTForAudioClassification if aligned else transformers.ASTModel
         elif kind in SPEECH:
             family, architecture = "speech", transformers.AutoModel
         else:
@@ -148,11 +155,13 @@ class AudioEncoder(nn.Module):
         return self._condition(tokens, output.audio_embeds)
 
     def _ast(self, values: Tensor) -> Condition:
-        output = self.model(input_values=values)
-        config: Any = self.model.config
+        model: Any = self.model
+        output = (model.audio_spectrogram_transformer if self.projection else model)(input_values=values)
+        config = model.config
         bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
         tokens = rearrange(output.last_hidden_state[:, 2:], "b (f t) d -> b f t d", f=bands)  # after two class tokens
-        return self._condition(_few(tokens), output.pooler_output)
+        pooled = model.classifier(output.pooler_output) if self.projection else output.pooler_output
+        return self._condition(_few(tokens), pooled)
 
     def _speech(self, values: Tensor, samples: Tensor) -> Condition:
         model: Any = self.model

@@ -19,7 +19,7 @@ from stages.images import picture_to_tensor, shown_to
 
 
 class ImageEncoder(nn.Module):
-    """A frozen vision tower with its projection; `width` is d."""
+    """A frozen vision tower with its projection; `width` is d, all of it the CLIP's shared space."""
 
     mean: Tensor
     deviation: Tensor
@@ -29,6 +29,7 @@ class ImageEncoder(nn.Module):
         config: Any = model.config
         self.name, self.model = name, model
         self.side, self.width = int(config.image_size), int(config.projection_dim)
+        self.projection = self.width
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
 

@@ -5,8 +5,9 @@ Shapes: b batch, t tokens of one modality, n tokens of all modalities, d width o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,22 +31,41 @@ class Mixed:
 
 
 class _Modality(nn.Module):
-    """Projections, embedding and nulls of one modality; those of its tokens only where a model reads tokens."""
+    """Projections, embedding and nulls of one modality; those of its tokens only where a model reads tokens.
 
-    def __init__(self, dim: int, width: int, *, with_tokens: bool, normed: bool) -> None:
+    Args:
+        dim, width: d and w.
+        with_tokens: read its tokens.
+        encoded: what an encoder says, at any loudness and around any mean; a class is one-hot and has neither.
+        shared: its pooled vector goes through the projection of the space it shares with others.
+    """
+
+    mean: Tensor
+
+    def __init__(self, dim: int, width: int, *, with_tokens: bool, encoded: bool, shared: bool) -> None:
         super().__init__()
-        # encoders speak at any loudness; a class is one-hot and has none
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False) if normed else nn.Identity()
-        self.pooled = nn.Linear(dim, width)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False) if encoded else nn.Identity()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.pooled = None if shared else nn.Linear(dim, width)
         self.null_pooled = nn.Parameter(torch.randn(width) * 0.02)
         self.token = nn.Linear(dim, width) if with_tokens else None
         if with_tokens:
             self.embedding = nn.Parameter(torch.randn(width) * 0.02)
             self.null_token = nn.Parameter(torch.randn(width) * 0.02)
 
-    def forward(self, condition: Condition, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}mean", self.mean)  # models saved before there was one took nothing away
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def forward(self, condition: Condition, kept: Tensor, space: nn.Linear | None) -> tuple[Tensor, Tensor, Tensor]:
         here = kept & condition.present()
-        pooled = torch.where(here[:, None], self.pooled(self.norm(condition.pooled)), self.null_pooled)
+        vectors = condition.pooled - self.mean
+        if self.pooled is not None:
+            vectors = self.pooled(self.norm(vectors))
+        else:
+            assert space is not None
+            vectors = space(F.layer_norm(vectors[:, : space.in_features], (space.in_features,)))
+        pooled = torch.where(here[:, None], vectors, self.null_pooled)
         if self.token is None:
             return pooled[:, None][:, :0], pooled, condition.mask[:, :0]
         tokens = (
@@ -110,6 +130,9 @@ class ConditionMixer(nn.Module):
         with_tokens: whether the model reads tokens; without them it gets none, and no weight that nothing uses.
         source: embeds the codes of a source picture, where `image` is among the modalities.
         layers, heads: of a transformer over the tokens of the encoders, where the model reads tokens.
+        attend: modalities whose tokens are read; all of them where not given.
+        shared: modalities whose pooled vectors lie in one space, that of a CLIP: one projection serves them all, so
+            that what sentences teach sounds know too.
     """
 
     anchor: Tensor
@@ -123,19 +146,23 @@ class ConditionMixer(nn.Module):
         source: SourceCodes | None = None,
         layers: int = 0,
         heads: int = 1,
+        attend: Collection[str] | None = None,
+        shared: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.width = width
+        read = [name for name in modalities if with_tokens and (attend is None or name in attend)]
         self.register_buffer("anchor", torch.zeros(0), persistent=False)  # knows the device when nothing else does
         self.modalities = nn.ModuleDict(
             {
-                name: _Modality(dim, width, with_tokens=with_tokens, normed=name != "class")
+                name: _Modality(dim, width, with_tokens=name in read, encoded=name != "class", shared=name in shared)
                 for name, dim in sorted(modalities.items())
                 if name != IMAGE
             }
         )
         self.source = source
-        self.refiner = _Refiner(width, layers, heads) if layers and with_tokens and self.modalities else None
+        self.space = nn.Linear(min(modalities[name] for name in shared), width) if shared else None
+        self.refiner = _Refiner(width, layers, heads) if layers and set(read) - {IMAGE} else None
 
     def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
         """Mix the conditions of `rows` samples.
@@ -166,6 +193,18 @@ class ConditionMixer(nn.Module):
         tokens, pooled, mask = zip(*parts, strict=True)
         return Mixed(torch.cat(tokens, dim=1), torch.stack(pooled).sum(dim=0), torch.cat(mask, dim=1))
 
+    @torch.no_grad()
+    def centre(self, conditions: Conditions) -> None:
+        """Remember the mean vector of each encoder in these samples, to be taken away from all it says.
+
+        Vectors of a CLIP lie in a narrow cone, those of each modality in another (Liang et al. 2022, arXiv 2203.02053,
+        section 2): without their mean, what is left says more of the sample and lies where the others' does.
+        """
+        for name, modality in self.modalities.items():
+            if name in conditions and name != "class" and (here := conditions[name].present()).any():
+                assert isinstance(modality, _Modality)
+                modality.mean.copy_(conditions[name].pooled[here].mean(dim=0))
+
     def names(self) -> str:
         """The modalities as one line for a message."""
         return ", ".join(self.known())
@@ -189,8 +228,8 @@ class ConditionMixer(nn.Module):
         modality = self.modalities[name]
         assert isinstance(modality, _Modality)
         if condition is None:
-            condition = _absent(rows, modality.pooled.in_features, self.anchor.device)
-        mixed: tuple[Tensor, ...] = modality(condition, condition.present() if kept is None else kept)
+            condition = _absent(rows, len(modality.mean), self.anchor.device)
+        mixed: tuple[Tensor, ...] = modality(condition, condition.present() if kept is None else kept, self.space)
         return mixed
 
     def _nothing(self, rows: int) -> Mixed:

@@ -5,7 +5,7 @@ Shapes: n samples, k candidates, e width of the shared space.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ BATCH = 128
 
 
 class Space:
-    """The shared space of the encoders a run listens to."""
+    """The shared space of the encoders a run listens to; `names` says whose conditions lie in it."""
 
-    def __init__(self, towers: Towers, projection: int) -> None:
-        self.towers, self.projection = towers, projection
+    def __init__(self, towers: Towers, projection: int, names: Collection[str]) -> None:
+        self.towers, self.projection, self.names = towers, projection, frozenset(names)
 
     @classmethod
     def of(
@@ -49,11 +49,10 @@ class Space:
         library: Any = transformers
         clip: Any = load_weights(library.CLIPModel, where, "text")
         images = load(library.AutoImageProcessor, where, "image", use_fast=False)
-        hears = about.get("audio", {}).get("encoder") == "align" and folders and (folders[0] / "audio").is_dir()
-        audio = load_weights(library.ASTForAudioClassification, folders[0] / "audio", "audio") if hears else None
         side, mean = int(clip.config.vision_config.image_size), tuple(images.image_mean)
-        towers = Towers(clip, audio, side, frozen=True, mean=mean, deviation=tuple(images.image_std))
-        return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim))
+        towers = Towers(clip, None, side, frozen=True, mean=mean, deviation=tuple(images.image_std))
+        sounds = ["audio"] if about.get("audio", {}).get("projection") else []
+        return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim), ["text", *sounds])
 
     @torch.no_grad()
     def pictures(self, images: Tensor) -> Float[Tensor, "n e"]:
@@ -61,16 +60,11 @@ class Space:
         device = self.towers.mean.device
         return torch.cat([self.towers.see(some.to(device)).cpu() for some in torch.split(images, BATCH)])
 
-    @torch.no_grad()
     def asked(self, name: str, condition: Condition) -> Float[Tensor, "n e"] | None:
         """Unit vectors of conditions as a prior gets them; None for a modality outside this space."""
-        pooled = condition.pooled.float().to(self.towers.mean.device)
-        if name == "text":
-            return F.normalize(pooled[:, : self.projection], dim=-1).cpu()
-        if name == "audio" and self.towers.audio is not None:
-            head: Any = self.towers.audio.classifier
-            return F.normalize(head(pooled[:, : self.towers.audio.config.hidden_size]), dim=-1).cpu()
-        return None
+        if name not in self.names:
+            return None
+        return F.normalize(condition.pooled.float()[:, : self.projection], dim=-1).cpu()
 
     def nearest(
         self, pictures: Tensor, conditions: Conditions, weights: Mapping[str, float] | None = None

@@ -46,6 +46,7 @@ class TextEncoder(nn.Module):
     Attributes:
         name: folder or hub id it was loaded from.
         width: d of its conditions.
+        projection: width of the space of a CLIP that its pooled vectors lie in; 0: in none.
         longest: most tokens of a sentence, special ones included; what is longer is cut, with a warning.
     """
 
@@ -54,8 +55,8 @@ class TextEncoder(nn.Module):
         self.name, self.model, self.tokenizer, self.family = name, model, tokenizer, family
         config: Any = model.config
         self.token_width = int(getattr(config, "hidden_size", None) or config.d_model)
-        projected = int(getattr(config, "projection_dim", 0) or 0) if family == "clip" else self.token_width
-        self.width = max(self.token_width, projected)
+        self.projection = int(getattr(config, "projection_dim", 0) or 0) if family == "clip" else 0
+        self.width = max(self.token_width, self.projection)
         self.longest = longest_of(config, tokenizer)
         self._warned = False
 

@@ -35,9 +35,9 @@ class PriorConfig:
     little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
     """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
-    cross_attention: bool = True
-    """Read what text, sounds and source pictures say token by token. Without, a condition is one vector (and a source
-    picture what it shows at each place): cheaper, and blind to which word belongs to which."""
+    attend: tuple[str, ...] = ("auto",)
+    """The conditions that are read token by token; `auto` is all of them, [] none. The others are heard as one vector
+    (and a source picture as what it shows at each place): cheaper, and blind to which word belongs to which."""
     condition_layers: int = 0
     """Transformer layers over the tokens of class, text and sounds, learned with the prior: the encoders are frozen,
     and one that reads from left to right does not say at a word what comes after it."""
@@ -90,11 +90,13 @@ class PriorConfig:
                 "prior.depth is positive, window and condition_layers not negative; got "
                 f"{self.depth}, {self.window}, {self.condition_layers}."
             )
-        if self.condition_layers and not self.cross_attention:
+        if self.condition_layers and not self.attend:
             raise ValueError(
-                "prior.condition_layers refine the tokens that cross_attention reads. Set condition_layers=0 or "
-                "cross_attention=true."
+                "prior.condition_layers refine the tokens of what prior.attend names. Set condition_layers=0 or "
+                "attend=[text]."
             )
+        if unknown := set(self.attend) - set(CONDITIONS):
+            raise ValueError(f"prior.attend knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
         if self.whole_every < 0 or (self.whole_every and self.kind != "autoregressive"):
             raise ValueError(
                 f"prior.whole_every is for kind 'autoregressive' and not negative; got {self.whole_every} with kind "

@@ -48,7 +48,10 @@ def load_prior(stage_folder: Path, device: str | torch.device = "cpu") -> tuple[
         raise MissingInputError(f"{stage_folder} holds no trained prior (model/config.json, model.safetensors).")
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        prior = Prior(**about["model"])
+        model = about["model"]
+        if model.pop("cross_attention", False):  # before `attend`: all conditions or none
+            model["attend"] = list(model["conditions"])
+        prior = Prior(**model)
         prior.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # anything a damaged file can raise
         raise DataError(f"{folder} is damaged or no prior: {error}\nTrain it again with --redo prior.") from error

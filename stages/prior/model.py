@@ -59,8 +59,11 @@ class Prior(nn.Module):
         dropout: on the residual branches.
         window: side of attention windows on the finest level, in its tokens; 0 attends in full. Masked only.
         fold: one token for all codes of a finer level under one of the level above.
-        cross_attention: read the conditions' tokens; a class alone says everything in its pooled vector.
+        attend: conditions whose tokens are read by cross-attention; the others are heard as one vector (and a source
+            picture at every place). A class says everything in its vector.
+        attend_every: every so many layers attend to them.
         condition_layers: transformer layers over those tokens before the model reads them.
+        shared: conditions whose vectors lie in one space, that of a CLIP.
 
     Raises:
         ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`, a width that does not split
@@ -83,30 +86,31 @@ class Prior(nn.Module):
         dropout: float = 0.0,
         window: int = 0,
         fold: bool = False,
-        cross_attention: bool = False,
+        attend: Sequence[str] = (),
+        attend_every: int = 1,
         condition_layers: int = 0,
+        shared: Sequence[str] = (),
     ) -> None:
         super().__init__()
         _check(kind, grids, codebook_sizes, window)
         self.arguments: dict[str, Any] = {
             "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
-            "window": window, "fold": fold, "cross_attention": cross_attention,
-            "condition_layers": condition_layers,
+            "window": window, "fold": fold, "attend": list(attend), "attend_every": attend_every,
+            "condition_layers": condition_layers, "shared": list(shared),
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
         self.folds = folds_of(self.grids, fold=fold)
         self.codebook_sizes = list(codebook_sizes)
-        cross_attention = cross_attention and bool(conditions)
         source = None
         if IMAGE in conditions:
             parts = [one.part_width(width) for one in self.folds]
-            source = SourceCodes(self.grids, codebook_sizes, parts, width, with_tokens=cross_attention)
+            source = SourceCodes(self.grids, codebook_sizes, parts, width, with_tokens=IMAGE in attend)
         self.mixer = ConditionMixer(
-            width, conditions, with_tokens=cross_attention, source=source, layers=condition_layers, heads=heads
+            width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
         )
-        self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_attention=cross_attention)
+        self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
         self.embeddings = nn.ModuleList(  # the last row stands for a hidden code
             _embedding(size + 1, one.part_width(width))
             for size, one in zip(self.codebook_sizes, self.folds, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ from safetensors.torch import load_file
 from pipeline.backend import Backend
 from pipeline.errors import ConfigError, MissingInputError
 from pipeline.schema import plain
-from pipeline.shards import open_batches
+from pipeline.shards import open_batches, read_pass
 from pipeline.tracking import Tracker
 from pipeline.train_loop import train
 from stages.codes.read import CodesDecode, CodeSet, open_codes
-from stages.codes.read_conditions import ConditionDecode, check_listened, encoders_of
+from stages.codes.read_conditions import ConditionDecode, Encoders, check_listened, conditions_of, encoders_of
 from stages.prior.config import PriorConfig
 from stages.prior.model import Prior
 from stages.prior.task import PriorTask
+
+ATTEND_EVERY = 2
+"""Layers from one that reads the conditions' tokens to the next: every one of four was slower and no more obedient
+(docs/log.md, 2026-11-25 (fourth))."""
+CENTRED = 512
+"""Samples whose mean is taken away from what encoders say."""
 
 
 def train_prior(
@@ -34,6 +41,8 @@ def train_prior(
     batches = open_batches(
         codes.shards.split("train"), decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world
     )
+    if not cfg.init_from:
+        _centre(prior, codes, decode, live)
     task = PriorTask(cfg, backend, prior, codes, tokenizer, decode=decode, live=live)
     inputs = {"vqvae": tokenizer, "codes": codes_folder, **({"align": align} if align and live else {})}
     tracker = Tracker.start(out, cfg.tracking, "prior", plain(cfg), backend, inputs=inputs)
@@ -86,15 +95,41 @@ def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
                 dropout=cfg.dropout,
                 window=cfg.window,
                 fold=cfg.fold,
-                # a class's one token says no more than its vector
-                cross_attention=cfg.cross_attention and any(name != "class" for name in modalities),
+                attend=attended(cfg.attend, modalities),
+                attend_every=min(ATTEND_EVERY, cfg.depth),
                 condition_layers=cfg.condition_layers,
+                shared=in_one_space(codes, modalities),
             )
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error
     if cfg.init_from:
         _start_from(prior, Path(cfg.init_from))
     return prior
+
+
+def attended(wanted: Sequence[str], modalities: Iterable[str]) -> list[str]:
+    """Whose tokens are read: none where nothing but a class would be, as one token says no more than its vector."""
+    names = [name for name in modalities if "auto" in wanted or name in wanted]
+    return [] if names == ["class"] else names
+
+
+def in_one_space(codes: CodeSet, modalities: Iterable[str]) -> list[str]:
+    """The conditions whose vectors lie in the shared space of one CLIP; empty where none shares with another."""
+    encoders: dict[str, list[str]] = {}
+    for name in modalities:
+        about = codes.conditions.get(name, {})
+        if about.get("projection"):
+            encoders.setdefault(about["encoder"], []).append(name)
+    return max((names for names in encoders.values() if len(names) > 1), key=len, default=[])
+
+
+def _centre(prior: Prior, codes: CodeSet, decode: CodesDecode, live: Encoders) -> None:
+    """Tell the model the mean of what each encoder says, from the first samples of train: the same on every process."""
+    names = sorted(set(prior.arguments["conditions"]) - {"class", "image"})
+    if not names:
+        return
+    batch = next(read_pass(codes.shards.split("train"), decode, batch_size=CENTRED, limit=CENTRED))
+    prior.mixer.centre(conditions_of(batch, names, len(codes.classes), live))
 
 
 def _start_from(prior: Prior, folder: Path) -> None:

@@ -65,7 +65,8 @@ class Guide:
     """What the condition says to every layer; a sampler makes it once for all its steps."""
 
     modulations: list[Float[Tensor, "b _"]]
-    memories: list[tuple[Tensor, Tensor]]
+    memories: list[tuple[Tensor, Tensor] | None]
+    """Per block; None where it does not attend to the conditions."""
     mask: Bool[Tensor, "b t"]
     source: Float[Tensor, "b n w"] | None = None
     """What a source picture shows at the place of every token."""
@@ -165,8 +166,8 @@ class Block(nn.Module):
         scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = modulation[:, None].chunk(6, dim=-1)
         h = self.norm(x) * (1 + scale_a) + shift_a
         x = x + self.dropout(self.attention(h, context, layer, cache)) * (1 + gate_a)
-        if self.cross is not None:
-            x = x + self.cross(x, context.guide.memories[layer], context.guide.mask)
+        if (memory := context.guide.memories[layer]) is not None and self.cross is not None:
+            x = x + self.cross(x, memory, context.guide.mask)
         h = self.norm(x) * (1 + scale_f) + shift_f
         x = x + self.dropout(self.feed_forward(h)) * (1 + gate_f)
         return x
@@ -175,17 +176,21 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks with a modulated norm at the end.
 
+    Args:
+        cross_every: every so many blocks attend to the conditions' tokens, the last of each so many; 0: none does.
+
     Raises:
         ValueError: the width does not split into heads of a multiple of 4.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, *, dropout: float, cross_attention: bool) -> None:
+    def __init__(self, width: int, depth: int, heads: int, *, dropout: float, cross_every: int) -> None:
         super().__init__()
         if width % (4 * heads):
             raise ValueError(f"width must be a multiple of 4 x heads = {4 * heads}; got {width}.")
         self.width, self.depth, self.heads = width, depth, heads
         self.blocks = nn.ModuleList(
-            Block(width, heads, dropout=dropout, cross_attention=cross_attention) for _ in range(depth)
+            Block(width, heads, dropout=dropout, cross_attention=bool(cross_every) and (layer + 1) % cross_every == 0)
+            for layer in range(depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
@@ -197,7 +202,7 @@ class Transformer(nn.Module):
         pooled = F.silu(self.condition_norm(mixed.pooled))
         blocks = [block for block in self.blocks if isinstance(block, Block)]
         modulations = [*(block.modulation(pooled) for block in blocks), self.modulation(pooled)]
-        memories = [block.cross.memory(mixed.tokens) for block in blocks if block.cross is not None]
+        memories = [block.cross.memory(mixed.tokens) if block.cross is not None else None for block in blocks]
         return Guide(modulations, memories, mixed.mask)
 
     def forward(

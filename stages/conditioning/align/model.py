@@ -130,6 +130,7 @@ def build_audio(cfg: TowerConfig, embedding: int, prepare: Any) -> Any:
         library.ASTConfig(
             **_sizes(cfg), num_labels=embedding, patch_size=AUDIO_PATCH, frequency_stride=AUDIO_PATCH,
             time_stride=AUDIO_PATCH, max_length=prepare.max_length, num_mel_bins=prepare.num_mel_bins,
+            projection_dim=embedding,  # says that its outputs are a place in the shared space, not classes
         )
     )  # fmt: skip
 
