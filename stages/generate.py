@@ -185,17 +185,17 @@ class Painter:
         if settings.candidates == 1 or not any(name in COMPARED for name in conditions):
             return 1
         try:
-            there = self.space is not None
+            space = self.space
         except ConfigError as error:  # its CLIP is not where it was
             if chosen:
                 raise
             log.warning("one candidate each: %s", str(error).splitlines()[0])
             return 1
-        if chosen and not there:
+        if space is None and chosen:
             raise ConfigError(
                 "candidates are compared in the space of a CLIP, and this run listens to none. Leave it out."
             )
-        return settings.candidates if there else 1
+        return settings.candidates if space is not None and not space.names.isdisjoint(conditions) else 1
 
     def _nearest(self, painted: np.ndarray, conditions: Conditions, settings: SampleSettings) -> np.ndarray:
         """Of the candidates (b k, h, w, 3) the one of each row that is most like what it asks for."""

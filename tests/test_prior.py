@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from pipeline.errors import DataError, MissingInputError
 from stages.conditioning.condition import Condition, class_condition
@@ -76,6 +77,30 @@ def test_the_masked_prior_sees_in_both_directions(fold: bool) -> None:
         changed = [c.clone() for c in codes]
         changed[level][0, index] = (changed[level][0, index] + 1) % SIZES[level]
         assert ((prior.hidden_logits(changed, guide) - before).abs().amax(dim=-1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", ["masked", "autoregressive"])
+def test_what_is_learned_of_a_code_is_learned_of_those_that_look_like_it(kind: str) -> None:
+    widths = [4, 4]
+    prior = make_prior(kind, fold=True, code_widths=widths)
+    books = [torch.randn(size, width) for size, width in zip(SIZES, widths, strict=True)]
+    for book in books:
+        book[1] = book[0]  # two codes that look alike
+    prior.know(books)
+    for head, embedding in zip(prior.heads, prior.embeddings, strict=True):
+        nn.init.zeros_(head.free.weight)
+        nn.init.zeros_(embedding.free.weight)
+    for table in (*prior.heads, *prior.embeddings):
+        assert torch.equal(table.rows()[0], table.rows()[1]) and not torch.equal(table.rows()[0], table.rows()[2])
+    assert not prior.embeddings[0].rows()[-1].any()  # a hidden code looks like nothing
+
+    again = Prior(**prior.arguments)
+    again.load_state_dict(prior.state_dict())
+    codes, guide = make_codes(2), prior.guide(make_class(2), {}, 2)
+    logits = [
+        x.hidden_logits(codes, guide) if kind == "masked" else x.causal_logits(codes, guide)[1] for x in (prior, again)
+    ]
+    assert torch.equal(*logits)
 
 
 def test_a_fine_code_carries_the_coarse_code_above_it() -> None:

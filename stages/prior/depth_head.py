@@ -23,20 +23,18 @@ class DepthHead(nn.Module):
     Args:
         width: w.
         slots: s, two or more.
-        size: rows of the codebook; a code equal to it is hidden.
-        part: e.
-        std: of the embeddings at the start.
+        embedding: codes to vectors of width e = w / s.
     """
 
-    def __init__(self, width: int, slots: int, size: int, part: int, *, std: float) -> None:
+    def __init__(self, width: int, slots: int, embedding: nn.Module) -> None:
         super().__init__()
         self.slots = slots
         self.unfold = nn.Linear(width, slots * width)
-        self.embedding = nn.Embedding(size + 1, part)
+        self.embedding = embedding
+        part = width // slots
         self.seen = nn.ModuleList(nn.Linear(known * part, width, bias=False) for known in range(1, slots))
         self.norm = nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width, bias=False)
-        nn.init.normal_(self.embedding.weight, std=std)
         for layer in (self.unfold, self.up, self.down):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from stages.conditioning.condition import Conditions
 from stages.conditioning.mixer import IMAGE, ConditionMixer
 from stages.conditioning.source_codes import SourceCodes
+from stages.prior.code_table import CodeEmbedding, CodeHead, CodeTable
 from stages.prior.depth_head import DepthHead
 from stages.prior.fold import folds_of
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
@@ -32,6 +33,9 @@ from stages.prior.window import WindowPlan
 KINDS = ("masked", "autoregressive")
 Codes = list[Tensor]
 EMBEDDING_STD = 0.2  # of the size of what the first layers add: a tenth of it learned half as fast
+
+
+HEAD_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Prior(nn.Module):
         dropout: on the residual branches.
         window: side of attention windows on the finest level, in its tokens; 0 attends in full. Masked only.
         fold: one token for all codes of a finer level under one of the level above.
+        code_widths: of every level's codebook rows, where the model is to `know` what codes look like.
         attend: conditions whose tokens are read by cross-attention; the others are heard as one vector (and a source
             picture at every place). A class says everything in its vector.
         attend_every: every so many layers attend to them.
@@ -86,6 +91,7 @@ class Prior(nn.Module):
         dropout: float = 0.0,
         window: int = 0,
         fold: bool = False,
+        code_widths: Sequence[int] = (),
         attend: Sequence[str] = (),
         attend_every: int = 1,
         condition_layers: int = 0,
@@ -96,8 +102,8 @@ class Prior(nn.Module):
         self.arguments: dict[str, Any] = {
             "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
-            "window": window, "fold": fold, "attend": list(attend), "attend_every": attend_every,
-            "condition_layers": condition_layers, "shared": list(shared),
+            "window": window, "fold": fold, "code_widths": list(code_widths), "attend": list(attend),
+            "attend_every": attend_every, "condition_layers": condition_layers, "shared": list(shared),
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
@@ -111,21 +117,34 @@ class Prior(nn.Module):
             width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
         )
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
-        self.embeddings = nn.ModuleList(  # the last row stands for a hidden code
-            _embedding(size + 1, one.part_width(width))
-            for size, one in zip(self.codebook_sizes, self.folds, strict=True)
-        )
-        self.above = nn.ModuleList(_embedding(size + 1, width) for size in self.codebook_sizes[:-1])
+        looks = list(code_widths) or [0] * len(self.grids)
+        levels = list(zip(self.codebook_sizes, looks, self.folds, strict=True))
+        self.embeddings = nn.ModuleList(_of_codes(size, one.part_width(width), look) for size, look, one in levels)
+        self.above = nn.ModuleList(_of_codes(size, width, look) for size, look, _ in levels[:-1])
         self.level_embedding = _embedding(len(self.grids), width)
         self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
         self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
         self.unfold = nn.ModuleList(
-            _unfold(kind, width, one.slots, size, one.part_width(width))
-            for size, one in zip(self.codebook_sizes, self.folds, strict=True)
+            _unfold(kind, width, one.slots, _of_codes(size, one.part_width(width), look)) for size, look, one in levels
         )
-        self.heads = nn.ModuleList(_head(width, size) for size in self.codebook_sizes)
+        self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
+        for level, (size, look, _) in enumerate(levels):
+            if look:
+                self.register_buffer(f"codebook{level}", torch.zeros(size, look))
+        self.register_load_state_dict_post_hook(_look_again)  # type: ignore[no-untyped-call]
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
+
+    @torch.no_grad()
+    def know(self, codebooks: Sequence[Float[Tensor, "_k _d"]]) -> None:
+        """See what the codes of each level look like; it is kept with the weights."""
+        for level, codebook in enumerate(codebooks):
+            self.get_buffer(f"codebook{level}").copy_(codebook)
+            unfold = self.unfold[level]
+            seen = unfold.embedding if isinstance(unfold, DepthHead) else None
+            for table in (self.embeddings[level], *self.above[level : level + 1], self.heads[level], seen):
+                if isinstance(table, CodeTable):
+                    table.know(codebook)
 
     def forward(self, passes: Sequence[Pass]) -> list[Tensor]:
         """Logits for training, in one call so that data-parallel training synchronises once.
@@ -291,24 +310,39 @@ def _cells(h: int, w: int) -> Int[Tensor, "n 2"]:
     return torch.cartesian_prod(torch.arange(h), torch.arange(w)).view(-1, 2)
 
 
+def _look_again(prior: nn.Module, _: Any) -> None:
+    """After weights were loaded: what the tables derive from the codebooks."""
+    assert isinstance(prior, Prior)
+    prior.know([prior.get_buffer(f"codebook{level}") for level in range(len(prior.arguments["code_widths"]))])
+
+
+def _of_codes(size: int, width: int, look: int) -> nn.Module:
+    """Codes to vectors; the last row stands for a hidden code."""
+    if look:
+        return CodeEmbedding(size, width, look, std=EMBEDDING_STD)
+    return _embedding(size + 1, width)
+
+
 def _embedding(rows: int, width: int) -> nn.Embedding:
     table = nn.Embedding(rows, width)
     nn.init.normal_(table.weight, std=EMBEDDING_STD)
     return table
 
 
-def _head(width: int, size: int) -> nn.Linear:
+def _head(width: int, size: int, look: int) -> nn.Module:
+    if look:
+        return CodeHead(size, width, look, std=HEAD_STD)
     head = nn.Linear(width, size)
-    nn.init.normal_(head.weight, std=0.02)
+    nn.init.normal_(head.weight, std=HEAD_STD)
     return head
 
 
-def _unfold(kind: str, width: int, slots: int, size: int, part: int) -> nn.Module:
+def _unfold(kind: str, width: int, slots: int, seen: nn.Module) -> nn.Module:
     """From a token to a vector per code of it."""
     if slots == 1:
         return nn.Identity()
     if kind == "autoregressive":
-        return DepthHead(width, slots, size, part, std=EMBEDDING_STD)
+        return DepthHead(width, slots, seen)
     layer = nn.Linear(width, slots * width)
     nn.init.normal_(layer.weight, std=width**-0.5)
     return layer

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from pipeline.backend import Backend
 from pipeline.errors import ConfigError, MissingInputError
@@ -19,6 +20,7 @@ from stages.codes.read_conditions import ConditionDecode, Encoders, check_listen
 from stages.prior.config import PriorConfig
 from stages.prior.model import Prior
 from stages.prior.task import PriorTask
+from stages.vqvae.load import load_autoencoder
 
 ATTEND_EVERY = 2
 """Layers from one that reads the conditions' tokens to the next: every one of four was slower and no more obedient
@@ -32,8 +34,8 @@ def train_prior(
 ) -> dict[str, Any]:
     """Train in the stage folder `out`; the figures on val, with levels and classes."""
     codes = open_codes(codes_folder, tokenizer)
-    prior = build(cfg, codes)
     backend = Backend.start(cfg.backend, seed=cfg.seed)
+    prior = build(cfg, codes, load_autoencoder(tokenizer)[0].codebooks())
     heard = {name: about for name, about in codes.conditions.items() if name in listened(prior)}
     live = encoders_of(heard, [align] if align else [], backend.device, only_live=True)
     told = ConditionDecode(heard, tuple(codes.grids), live.get("audio")) if heard else None
@@ -67,7 +69,7 @@ def listened(prior: Prior) -> set[str]:
     return names | ({"image"} if "vector" in names else set())
 
 
-def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
+def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prior:
     """The model this config describes over these codes; the same weights on every process.
 
     Raises:
@@ -95,6 +97,7 @@ def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
                 dropout=cfg.dropout,
                 window=cfg.window,
                 fold=cfg.fold,
+                code_widths=[codebook.shape[1] for codebook in codebooks],
                 attend=attended(cfg.attend, modalities),
                 attend_every=min(ATTEND_EVERY, cfg.depth),
                 condition_layers=cfg.condition_layers,
@@ -102,6 +105,7 @@ def build(cfg: PriorConfig, codes: CodeSet) -> Prior:
             )
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error
+    prior.know(codebooks)
     if cfg.init_from:
         _start_from(prior, Path(cfg.init_from))
     return prior
