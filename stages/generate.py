@@ -191,11 +191,15 @@ class Painter:
                 raise
             log.warning("one candidate each: %s", str(error).splitlines()[0])
             return 1
-        if space is None and chosen:
+        comparable = space is not None and not space.names.isdisjoint(conditions)
+        if chosen and not comparable:
             raise ConfigError(
                 "candidates are compared in the space of a CLIP, and this run listens to none. Leave it out."
+                if space is None
+                else "candidates are compared in the space of a CLIP, and the sounds of this run lie elsewhere: "
+                "leave it out, or align them by a section 'align'."
             )
-        return settings.candidates if space is not None and not space.names.isdisjoint(conditions) else 1
+        return settings.candidates if comparable else 1
 
     def _nearest(self, painted: np.ndarray, conditions: Conditions, settings: SampleSettings) -> np.ndarray:
         """Of the candidates (b k, h, w, 3) the one of each row that is most like what it asks for."""

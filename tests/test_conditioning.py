@@ -55,7 +55,7 @@ def test_dropping_one_modality_leaves_the_other_untouched() -> None:
     both, without = mixer(conditions, {}, 2), mixer(conditions, {"text": gone}, 2)
     assert torch.equal(both.tokens[:, :1], without.tokens[:, :1])
     text = mixer.modalities["text"]
-    expected = both.pooled - text.pooled(text.norm(conditions["text"].pooled)) + text.null_pooled
+    expected = both.pooled - text.pooled(text.normed(text.normed(conditions["text"].pooled))) + text.null_pooled
     assert torch.allclose(without.pooled, expected, atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_layers_over_the_tokens_look_both_ways_and_never_at_padding() -> None:
 
 
 def test_a_model_that_reads_no_tokens_has_no_weights_for_them() -> None:
-    mixer = ConditionMixer(8, {"class": 4}, with_tokens=False, layers=1)
+    mixer = ConditionMixer(8, {"class": 4}, attend=(), layers=1)
     mixed = mixer({"class": class_condition(torch.tensor([1, 2]), 4)}, {}, 2)
     assert mixed.tokens.shape == (2, 0, 8) and mixed.mask.shape == (2, 0)
     mixed.pooled.sum().backward()
@@ -96,7 +96,7 @@ def test_a_model_that_reads_no_tokens_has_no_weights_for_them() -> None:
 
 
 def test_vectors_of_one_space_go_through_one_projection_whatever_their_encoders_mean() -> None:
-    mixer = ConditionMixer(8, {"text": 6, "audio": 7, "class": 4}, attend=["text"], shared=["audio", "text"])
+    mixer = ConditionMixer(8, {"text": 6, "audio": 7, "class": 4}, attend=["text"], shared={"audio": 6, "text": 6})
     text, audio = make_text(30), make_text(30, dim=7)
     audio.pooled[:, :6], audio.pooled[:, 6] = text.pooled, 0.0  # what is behind the space is padding
     offset = torch.randn(6)
@@ -108,8 +108,14 @@ def test_vectors_of_one_space_go_through_one_projection_whatever_their_encoders_
 
     assert torch.allclose(pooled(text=text), pooled(audio=audio), atol=1e-6)
     assert not torch.allclose(pooled(text=text), pooled(audio=far), atol=0.1)
-    mixer.centre({"text": text, "audio": far, "class": class_condition(torch.arange(30) % 4, 4)})
-    assert torch.allclose(pooled(text=text), pooled(audio=far), atol=1e-5)
+    mixer.centre([{"text": text, "audio": audio}], 30)
+    louder = Condition(audio.tokens, 3 * audio.pooled + 1, audio.mask)
+    assert torch.allclose(pooled(text=text), pooled(audio=louder), atol=1e-4)
+    turned = torch.nn.functional.layer_norm(torch.randn(6), (6,))
+    cone = Condition(text.tokens, torch.nn.functional.layer_norm(text.pooled, (6,)) + turned, text.mask)
+    before = pooled(text=cone).var(dim=0).sum()
+    mixer.centre([{"text": cone, "audio": audio}], 30)
+    assert pooled(text=cone).var(dim=0).sum() > 1.2 * before  # what all of them say is gone
     assert not mixer.modalities["class"].mean.any()
 
     mixed = mixer({"text": text, "audio": audio}, {}, 30)
@@ -121,8 +127,10 @@ def test_vectors_of_one_space_go_through_one_projection_whatever_their_encoders_
 def test_the_mean_leaves_out_samples_that_say_nothing_and_old_weights_have_none() -> None:
     mixer, text = ConditionMixer(8, {"text": 6}), make_text(4)
     text.mask[2:] = False
-    mixer.centre({"text": text})
-    assert torch.allclose(mixer.modalities["text"].mean, text.pooled[:2].mean(dim=0))
+    said = torch.nn.functional.layer_norm(text.pooled, (6,))
+    few, more = ({"text": text.map(lambda x, part=part: x[part])} for part in (slice(0, 1), slice(1, 4)))
+    mixer.centre(iter([few, more, few]), 2)  # the third is not needed
+    assert torch.allclose(mixer.modalities["text"].mean, said[:2].mean(dim=0), atol=1e-6)
     old = {name: one for name, one in mixer.state_dict().items() if not name.endswith("mean")}
     later = ConditionMixer(8, {"text": 6})
     later.load_state_dict(old)

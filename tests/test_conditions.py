@@ -94,6 +94,24 @@ def test_stored_conditions_are_what_the_encoders_say_live(run: Path) -> None:
         torch.testing.assert_close(a.tokens[:, :length][b.mask], b.tokens[b.mask], atol=1e-2, rtol=1e-2)
 
 
+def test_what_align_encodes_shares_one_projection_less_its_mean(run: Path, files: Path) -> None:
+    from transformers import ASTForAudioClassification
+
+    prior = Painter.load(run, device="cpu").prior
+    assert prior.arguments["shared"] == {"audio": 32, "text": 32, "vector": 32}
+    means = {name: prior.mixer.modalities[name].mean for name in prior.mixer.modalities}
+    assert {name: bool(mean.any()) for name, mean in means.items()} == {
+        "audio": True, "class": False, "text": True, "vector": True,
+    }  # fmt: skip
+    encoder = AudioEncoder.load(run / "align" / "model" / "audio")
+    samples, rate = soundfile.read(files / "call.flac", dtype="float32")
+    features = encoder.features([(samples[None], rate)])
+    tower = ASTForAudioClassification.from_pretrained(run / "align" / "model" / "audio").eval()
+    with torch.no_grad():
+        said = tower(input_values=features["values"]).logits
+    assert torch.allclose(encoder.encode(features).pooled[:, :32], said, atol=1e-5)
+
+
 def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -> None:
     found = json.loads((run / "evaluation" / "results.json").read_text())["obedience"]
     assert sorted(found) == ["audio", "class", "grey", "sketch", "text", "vector_grey", "vector_sketch"]

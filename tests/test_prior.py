@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.errors import DataError, MissingInputError
+from pipeline.errors import ConfigError, DataError, MissingInputError
 from stages.conditioning.condition import Condition, class_condition
 from stages.conditioning.source_codes import image_condition
+from stages.prior.code_table import CodeTable
 from stages.prior.config import PriorConfig
 from stages.prior.fold import folds_of
 from stages.prior.load import load_prior
 from stages.prior.loss import MEAN_HIDDEN, Draw, Noise, causal_loss, disturb, draw_hidden, masked_loss, surprise
 from stages.prior.model import Pass, Prior
+from stages.prior.train import attended
 from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention
 
@@ -90,6 +95,9 @@ def test_what_is_learned_of_a_code_is_learned_of_those_that_look_like_it(kind: s
     for head, embedding in zip(prior.heads, prior.embeddings, strict=True):
         nn.init.zeros_(head.free.weight)
         nn.init.zeros_(embedding.free.weight)
+    tables = [module for module in prior.modules() if isinstance(module, CodeTable)]
+    assert len(tables) == 5 + (kind == "autoregressive")  # with what is seen of the codes of a folded token
+    assert all(table.looks[0].features.abs().sum() > 0 for table in tables)
     for table in (*prior.heads, *prior.embeddings):
         assert torch.equal(table.rows()[0], table.rows()[1]) and not torch.equal(table.rows()[0], table.rows()[2])
     assert not prior.embeddings[0].rows()[-1].any()  # a hidden code looks like nothing
@@ -101,6 +109,12 @@ def test_what_is_learned_of_a_code_is_learned_of_those_that_look_like_it(kind: s
         x.hidden_logits(codes, guide) if kind == "masked" else x.causal_logits(codes, guide)[1] for x in (prior, again)
     ]
     assert torch.equal(*logits)
+    copied = copy.deepcopy(prior)
+    copied.know([torch.randn_like(book) for book in books])
+    assert not torch.equal(copied.heads[0].rows(), prior.heads[0].rows())
+    again.settle()
+    again.know([torch.randn_like(book) for book in books])  # too late
+    assert torch.equal(again.heads[0].rows(), prior.heads[0].rows())
 
 
 def test_a_fine_code_carries_the_coarse_code_above_it() -> None:
@@ -146,6 +160,9 @@ def test_without_cross_attention_a_vector_and_the_places_of_a_source_are_heard()
     assert torch.equal(logits(text=text), logits(text=other_words))
     assert not torch.allclose(logits(text=text), logits(), atol=1e-3)
     assert not torch.allclose(logits(text=text, image=source), logits(text=text), atol=1e-3)
+    with pytest.raises(ConfigError, match=r"attend names audio.*listens to class, text"):
+        attended(["audio"], ["class", "text"])
+    assert attended(["auto"], ["class"]) == [] and attended(["text"], ["class", "text"]) == ["text"]
     with pytest.raises(ValueError, match=r"attend=\[text\]"):
         PriorConfig(condition_layers=1, attend=())
 
@@ -255,13 +272,21 @@ def test_the_loss_of_a_global_batch_is_the_mean_over_its_micro_batches(kind: str
 
 
 @pytest.mark.parametrize("row", [4, 5])  # of two, one learns the coarsest level alone
-@pytest.mark.parametrize("with_tokens", [False, True])
+@pytest.mark.parametrize("heard", ["class", "text", "all"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, with_tokens: bool, row: int) -> None:
-    heard: dict[str, Any] = {"conditions": {"text": 6}, "attend": ["text"], "condition_layers": 1}
-    prior = make_prior(kind, **(heard if with_tokens else {}))
+def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, heard: str, row: int) -> None:
+    several: dict[str, dict[str, Any]] = {
+        "class": {},
+        "text": {"conditions": {"text": 6}, "attend": ["text"], "condition_layers": 1},
+        "all": {
+            "conditions": {"class": 3, "text": 6, "audio": 7, "vector": 5, "image": 1},
+            "attend": ["text"], "attend_every": 2, "condition_layers": 1, "code_widths": [4, 4],
+            "shared": {"text": 5, "audio": 5, "vector": 5},
+        },
+    }  # fmt: skip
+    prior = make_prior(kind, **several[heard])
     text = Condition(torch.randn(1, 3, 6), torch.randn(1, 6), torch.ones(1, 3, dtype=torch.bool))
-    told = {"text": text} if with_tokens else make_class(1)
+    told = {"text": text} if heard == "text" else make_class(1)
     learn = masked_loss if prior.kind == "masked" else causal_loss
     loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([row]), Draw(0, 0, Noise()))
     loss.backward()
@@ -365,6 +390,20 @@ def test_a_saved_prior_comes_back_and_damage_is_told(tmp_path: Path) -> None:
         prior.hidden_logits(shown, prior.guide(guide, {}, 2)), again.hidden_logits(shown, again.guide({}, {}, 2))
     )
     assert SampleSettings.of(about["sampling"]).steps == (4, 6) and about["classes"] == ["a", "b", "c"]
+
+    path = tmp_path / "model" / "config.json"  # as it was before conditions were centred and tables had looks
+    old = json.loads(path.read_text())
+    for name in ("attend", "attend_every", "shared", "code_widths"):
+        del old["model"][name]
+    old["model"]["cross_attention"] = True
+    path.write_text(json.dumps(old))
+    before = make_prior(attend=["class"])
+    weights = {name: one.contiguous() for name, one in before.state_dict().items() if not name.endswith(".mean")}
+    save_file(weights, tmp_path / "model" / "model.safetensors")
+    again, told = load_prior(tmp_path)[0], make_class(2)
+    assert torch.equal(
+        before.hidden_logits(shown, before.guide(told, {}, 2)), again.hidden_logits(shown, again.guide(told, {}, 2))
+    )
     (tmp_path / "model" / "model.safetensors").write_bytes(b"\x10" * 50)
     with pytest.raises(DataError, match="--redo prior"):
         load_prior(tmp_path)

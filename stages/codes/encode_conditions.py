@@ -72,7 +72,7 @@ class ConditionEncoders:
         return found
 
     def about(self) -> dict[str, Any]:
-        """Per modality the encoder's name, fingerprint, width and how its words are kept; for `dataset.json`."""
+        """Per modality the encoder's name, fingerprint, widths and how its words are kept; for `dataset.json`."""
         found: dict[str, Any] = {}
         for name, one in (("text", self.text), ("audio", self.audio), ("vector", self.vector)):
             if one is not None:

@@ -32,7 +32,7 @@ class CodeSet:
     image_size: int
     variants: int
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What the shards hold beside codes and class: `text`, `audio` (encoder, fingerprint, width, cache), `image`."""
+    """What the shards hold beside codes and class: `image`, and what `ConditionEncoders.about` says of the others."""
 
     @property
     def modalities(self) -> list[str]:

@@ -1,6 +1,6 @@
 """What a model is told to paint: one `Condition` per modality, gathered in a dict.
 
-Every modality takes the same shape, so priors and generators know no modality by name: a token sequence for
+Every modality takes the same shape, so models need not know one from another: a token sequence for
 cross-attention, one pooled vector for modulation, and a mask that says which tokens are there. A row whose mask is
 False throughout has no such condition.
 

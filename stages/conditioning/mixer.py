@@ -5,7 +5,7 @@ Shapes: b batch, t tokens of one modality, n tokens of all modalities, d width o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,15 +37,15 @@ class _Modality(nn.Module):
         dim, width: d and w.
         with_tokens: read its tokens.
         encoded: what an encoder says, at any loudness and around any mean; a class is one-hot and has neither.
-        shared: its pooled vector goes through the projection of the space it shares with others.
+        shared: width of the space its pooled vector shares with others, whose projection it goes through; 0: its own.
     """
 
     mean: Tensor
 
-    def __init__(self, dim: int, width: int, *, with_tokens: bool, encoded: bool, shared: bool) -> None:
+    def __init__(self, dim: int, width: int, *, with_tokens: bool, encoded: bool, shared: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False) if encoded else nn.Identity()
-        self.register_buffer("mean", torch.zeros(dim))
+        self.dim, self.encoded, self.heard = dim, encoded, shared or dim
+        self.register_buffer("mean", torch.zeros(self.heard))
         self.pooled = None if shared else nn.Linear(dim, width)
         self.null_pooled = nn.Parameter(torch.randn(width) * 0.02)
         self.token = nn.Linear(dim, width) if with_tokens else None
@@ -57,19 +57,21 @@ class _Modality(nn.Module):
         state_dict.setdefault(f"{prefix}mean", self.mean)  # models saved before there was one took nothing away
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    def normed(self, x: Tensor) -> Tensor:
+        """Without its loudness, where an encoder says it."""
+        return F.layer_norm(x, x.shape[-1:]) if self.encoded else x
+
     def forward(self, condition: Condition, kept: Tensor, space: nn.Linear | None) -> tuple[Tensor, Tensor, Tensor]:
         here = kept & condition.present()
-        vectors = condition.pooled - self.mean
-        if self.pooled is not None:
-            vectors = self.pooled(self.norm(vectors))
-        else:
-            assert space is not None
-            vectors = space(F.layer_norm(vectors[:, : space.in_features], (space.in_features,)))
-        pooled = torch.where(here[:, None], vectors, self.null_pooled)
+        projection = self.pooled or space
+        assert projection is not None
+        vectors = self.normed(self.normed(condition.pooled[:, : self.heard]) - self.mean)
+        pooled = torch.where(here[:, None], projection(vectors), self.null_pooled)
         if self.token is None:
             return pooled[:, None][:, :0], pooled, condition.mask[:, :0]
         tokens = (
-            torch.where(here[:, None, None], self.token(self.norm(condition.tokens)), self.null_token) + self.embedding
+            torch.where(here[:, None, None], self.token(self.normed(condition.tokens)), self.null_token)
+            + self.embedding
         )
         first = torch.arange(tokens.shape[1], device=tokens.device) == 0
         return tokens, pooled, torch.where(here[:, None], condition.mask, first)  # the null is one token
@@ -127,12 +129,11 @@ class ConditionMixer(nn.Module):
     Args:
         width: w.
         modalities: width of the features of each modality. May be empty: an unconditional model.
-        with_tokens: whether the model reads tokens; without them it gets none, and no weight that nothing uses.
         source: embeds the codes of a source picture, where `image` is among the modalities.
         layers, heads: of a transformer over the tokens of the encoders, where the model reads tokens.
-        attend: modalities whose tokens are read; all of them where not given.
-        shared: modalities whose pooled vectors lie in one space, that of a CLIP: one projection serves them all, so
-            that what sentences teach sounds know too.
+        attend: modalities whose tokens are read, all of them where not given; no weights for those that nothing reads.
+        shared: modalities whose pooled vectors lie in one space, that of a CLIP, and the width of it: one projection
+            serves them all, so that what sentences teach sounds know too.
     """
 
     anchor: Tensor
@@ -142,26 +143,28 @@ class ConditionMixer(nn.Module):
         width: int,
         modalities: Mapping[str, int],
         *,
-        with_tokens: bool = True,
         source: SourceCodes | None = None,
         layers: int = 0,
         heads: int = 1,
         attend: Collection[str] | None = None,
-        shared: Collection[str] = (),
+        shared: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.width = width
-        read = [name for name in modalities if with_tokens and (attend is None or name in attend)]
+        shared = shared or {}
+        read = [name for name in modalities if attend is None or name in attend]
         self.register_buffer("anchor", torch.zeros(0), persistent=False)  # knows the device when nothing else does
         self.modalities = nn.ModuleDict(
             {
-                name: _Modality(dim, width, with_tokens=name in read, encoded=name != "class", shared=name in shared)
+                name: _Modality(
+                    dim, width, with_tokens=name in read, encoded=name != "class", shared=shared.get(name, 0)
+                )
                 for name, dim in sorted(modalities.items())
                 if name != IMAGE
             }
         )
         self.source = source
-        self.space = nn.Linear(min(modalities[name] for name in shared), width) if shared else None
+        self.space = nn.Linear(next(iter(shared.values())), width) if shared else None
         self.refiner = _Refiner(width, layers, heads) if layers and set(read) - {IMAGE} else None
 
     def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
@@ -194,16 +197,25 @@ class ConditionMixer(nn.Module):
         return Mixed(torch.cat(tokens, dim=1), torch.stack(pooled).sum(dim=0), torch.cat(mask, dim=1))
 
     @torch.no_grad()
-    def centre(self, conditions: Conditions) -> None:
-        """Remember the mean vector of each encoder in these samples, to be taken away from all it says.
+    def centre(self, batches: Iterable[Conditions], enough: int) -> None:
+        """Remember the mean vector of each encoder over `enough` samples, to be taken away from its vectors.
 
         Vectors of a CLIP lie in a narrow cone, those of each modality in another (Liang et al. 2022, arXiv 2203.02053,
         section 2): without their mean, what is left says more of the sample and lies where the others' does.
         """
-        for name, modality in self.modalities.items():
-            if name in conditions and name != "class" and (here := conditions[name].present()).any():
-                assert isinstance(modality, _Modality)
-                modality.mean.copy_(conditions[name].pooled[here].mean(dim=0))
+        heard = {name: one for name, one in self.modalities.items() if isinstance(one, _Modality) and one.encoded}
+        sums, counts = {name: torch.zeros_like(one.mean) for name, one in heard.items()}, dict.fromkeys(heard, 0)
+        for conditions in batches:
+            for name, one in heard.items():
+                here = conditions[name].present()
+                counts[name] += int(here.sum())
+                sums[name] += (
+                    one.normed(conditions[name].pooled[here, : one.heard].float()).sum(dim=0).to(one.mean.device)
+                )
+            if all(count >= enough for count in counts.values()):
+                break
+        for name, one in heard.items():
+            one.mean.copy_(sums[name] / max(1, counts[name]))
 
     def names(self) -> str:
         """The modalities as one line for a message."""
@@ -228,7 +240,7 @@ class ConditionMixer(nn.Module):
         modality = self.modalities[name]
         assert isinstance(modality, _Modality)
         if condition is None:
-            condition = _absent(rows, len(modality.mean), self.anchor.device)
+            condition = _absent(rows, modality.dim, self.anchor.device)
         mixed: tuple[Tensor, ...] = modality(condition, condition.present() if kept is None else kept, self.space)
         return mixed
 

@@ -51,7 +51,8 @@ class Space:
         images = load(library.AutoImageProcessor, where, "image", use_fast=False)
         side, mean = int(clip.config.vision_config.image_size), tuple(images.image_mean)
         towers = Towers(clip, None, side, frozen=True, mean=mean, deviation=tuple(images.image_std))
-        sounds = ["audio"] if about.get("audio", {}).get("projection") else []
+        sound = about.get("audio", {})
+        sounds = ["audio"] if sound.get("projection") and sound["encoder"] == encoder else []
         return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim), ["text", *sounds])
 
     @torch.no_grad()

@@ -39,8 +39,8 @@ class PriorConfig:
     """The conditions that are read token by token; `auto` is all of them, [] none. The others are heard as one vector
     (and a source picture as what it shows at each place): cheaper, and blind to which word belongs to which."""
     condition_layers: int = 0
-    """Transformer layers over the tokens of class, text and sounds, learned with the prior: the encoders are frozen,
-    and one that reads from left to right does not say at a word what comes after it."""
+    """Transformer layers over the tokens of what `attend` names (not a source picture's), learned with the prior: the
+    encoders are frozen, and one that reads from left to right does not say at a word what comes after it."""
     dropout: float = 0.0
     """Dropout on the residual branches."""
     corrupt: float = 0.1

@@ -55,4 +55,6 @@ def load_prior(stage_folder: Path, device: str | torch.device = "cpu") -> tuple[
         prior.load_state_dict(load_file(folder / "model.safetensors"))
     except Exception as error:  # anything a damaged file can raise
         raise DataError(f"{folder} is damaged or no prior: {error}\nTrain it again with --redo prior.") from error
-    return prior.to(device).eval().requires_grad_(False), about
+    prior = prior.to(device).eval().requires_grad_(False)
+    prior.settle()
+    return prior, about

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from stages.conditioning.condition import Conditions
 from stages.conditioning.mixer import IMAGE, ConditionMixer
 from stages.conditioning.source_codes import SourceCodes
-from stages.prior.code_table import CodeEmbedding, CodeHead, CodeTable
+from stages.prior.code_table import CodeEmbedding, CodeHead, CodeTable, Looks
 from stages.prior.depth_head import DepthHead
 from stages.prior.fold import folds_of
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
@@ -68,7 +68,7 @@ class Prior(nn.Module):
             picture at every place). A class says everything in its vector.
         attend_every: every so many layers attend to them.
         condition_layers: transformer layers over those tokens before the model reads them.
-        shared: conditions whose vectors lie in one space, that of a CLIP.
+        shared: conditions whose vectors lie in one space, that of a CLIP, and its width.
 
     Raises:
         ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`, a width that does not split
@@ -95,7 +95,7 @@ class Prior(nn.Module):
         attend: Sequence[str] = (),
         attend_every: int = 1,
         condition_layers: int = 0,
-        shared: Sequence[str] = (),
+        shared: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         _check(kind, grids, codebook_sizes, window)
@@ -103,7 +103,7 @@ class Prior(nn.Module):
             "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
             "window": window, "fold": fold, "code_widths": list(code_widths), "attend": list(attend),
-            "attend_every": attend_every, "condition_layers": condition_layers, "shared": list(shared),
+            "attend_every": attend_every, "condition_layers": condition_layers, "shared": dict(shared or {}),
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
@@ -117,34 +117,31 @@ class Prior(nn.Module):
             width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
         )
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
-        looks = list(code_widths) or [0] * len(self.grids)
+        self.looks = nn.ModuleList(Looks(*one) for one in zip(codebook_sizes, code_widths, strict=bool(code_widths)))
+        looks = [one if isinstance(one, Looks) else None for one in self.looks] or [None] * len(self.grids)
         levels = list(zip(self.codebook_sizes, looks, self.folds, strict=True))
         self.embeddings = nn.ModuleList(_of_codes(size, one.part_width(width), look) for size, look, one in levels)
         self.above = nn.ModuleList(_of_codes(size, width, look) for size, look, _ in levels[:-1])
         self.level_embedding = _embedding(len(self.grids), width)
         self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
         self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
-        self.unfold = nn.ModuleList(
-            _unfold(kind, width, one.slots, _of_codes(size, one.part_width(width), look)) for size, look, one in levels
-        )
+        self.unfold = nn.ModuleList(_unfold(kind, width, one.slots, size, look) for size, look, one in levels)
         self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
-        for level, (size, look, _) in enumerate(levels):
-            if look:
-                self.register_buffer(f"codebook{level}", torch.zeros(size, look))
-        self.register_load_state_dict_post_hook(_look_again)  # type: ignore[no-untyped-call]
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
 
     @torch.no_grad()
     def know(self, codebooks: Sequence[Float[Tensor, "_k _d"]]) -> None:
         """See what the codes of each level look like; it is kept with the weights."""
-        for level, codebook in enumerate(codebooks):
-            self.get_buffer(f"codebook{level}").copy_(codebook)
-            unfold = self.unfold[level]
-            seen = unfold.embedding if isinstance(unfold, DepthHead) else None
-            for table in (self.embeddings[level], *self.above[level : level + 1], self.heads[level], seen):
-                if isinstance(table, CodeTable):
-                    table.know(codebook)
+        for looks, codebook in zip(self.looks, codebooks, strict=True):
+            assert isinstance(looks, Looks)
+            looks.know(codebook)
+
+    def settle(self) -> None:
+        """Get ready to sample with weights that will not change: tables of codes are worked out once."""
+        for module in self.modules():
+            if isinstance(module, CodeTable):
+                module.settle()
 
     def forward(self, passes: Sequence[Pass]) -> list[Tensor]:
         """Logits for training, in one call so that data-parallel training synchronises once.
@@ -310,16 +307,10 @@ def _cells(h: int, w: int) -> Int[Tensor, "n 2"]:
     return torch.cartesian_prod(torch.arange(h), torch.arange(w)).view(-1, 2)
 
 
-def _look_again(prior: nn.Module, _: Any) -> None:
-    """After weights were loaded: what the tables derive from the codebooks."""
-    assert isinstance(prior, Prior)
-    prior.know([prior.get_buffer(f"codebook{level}") for level in range(len(prior.arguments["code_widths"]))])
-
-
-def _of_codes(size: int, width: int, look: int) -> nn.Module:
+def _of_codes(size: int, width: int, looks: Looks | None) -> nn.Module:
     """Codes to vectors; the last row stands for a hidden code."""
-    if look:
-        return CodeEmbedding(size, width, look, std=EMBEDDING_STD)
+    if looks is not None:
+        return CodeEmbedding(width, looks, std=EMBEDDING_STD)
     return _embedding(size + 1, width)
 
 
@@ -329,20 +320,20 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
     return table
 
 
-def _head(width: int, size: int, look: int) -> nn.Module:
-    if look:
-        return CodeHead(size, width, look, std=HEAD_STD)
+def _head(width: int, size: int, looks: Looks | None) -> nn.Module:
+    if looks is not None:
+        return CodeHead(width, looks, std=HEAD_STD)
     head = nn.Linear(width, size)
     nn.init.normal_(head.weight, std=HEAD_STD)
     return head
 
 
-def _unfold(kind: str, width: int, slots: int, seen: nn.Module) -> nn.Module:
+def _unfold(kind: str, width: int, slots: int, size: int, looks: Looks | None) -> nn.Module:
     """From a token to a vector per code of it."""
     if slots == 1:
         return nn.Identity()
     if kind == "autoregressive":
-        return DepthHead(width, slots, seen)
+        return DepthHead(width, slots, _of_codes(size, width // slots, looks))
     layer = nn.Linear(width, slots * width)
     nn.init.normal_(layer.weight, std=width**-0.5)
     return layer

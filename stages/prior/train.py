@@ -25,8 +25,8 @@ from stages.vqvae.load import load_autoencoder
 ATTEND_EVERY = 2
 """Layers from one that reads the conditions' tokens to the next: every one of four was slower and no more obedient
 (docs/log.md, 2026-11-25 (fourth))."""
-CENTRED = 512
-"""Samples whose mean is taken away from what encoders say."""
+CENTRED, CENTRED_AT_MOST, AT_ONCE = 512, 4096, 64
+"""Samples whose mean is taken away from what encoders say; those read, where few have a condition; those at a time."""
 
 
 def train_prior(
@@ -43,8 +43,7 @@ def train_prior(
     batches = open_batches(
         codes.shards.split("train"), decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world
     )
-    if not cfg.init_from:
-        _centre(prior, codes, decode, live)
+    _centre(prior, codes, decode, live, backend)
     task = PriorTask(cfg, backend, prior, codes, tokenizer, decode=decode, live=live)
     inputs = {"vqvae": tokenizer, "codes": codes_folder, **({"align": align} if align and live else {})}
     tracker = Tracker.start(out, cfg.tracking, "prior", plain(cfg), backend, inputs=inputs)
@@ -83,6 +82,9 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
         name: about["width"] for name, about in codes.conditions.items() if "width" in about
     }
     modalities = {name: widths[name] for name in check_listened(cfg.conditions, codes.modalities)}
+    attend = attended(cfg.attend, modalities)
+    if cfg.condition_layers and not set(attend) - {"image"}:
+        raise ConfigError("prior.condition_layers: there are no tokens to refine here. Set condition_layers=0.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(cfg.seed, "prior"))
         try:
@@ -98,42 +100,51 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
                 window=cfg.window,
                 fold=cfg.fold,
                 code_widths=[codebook.shape[1] for codebook in codebooks],
-                attend=attended(cfg.attend, modalities),
+                attend=attend,
                 attend_every=min(ATTEND_EVERY, cfg.depth),
                 condition_layers=cfg.condition_layers,
                 shared=in_one_space(codes, modalities),
             )
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error
-    prior.know(codebooks)
     if cfg.init_from:
         _start_from(prior, Path(cfg.init_from))
+    prior.know(codebooks)
     return prior
 
 
 def attended(wanted: Sequence[str], modalities: Iterable[str]) -> list[str]:
-    """Whose tokens are read: none where nothing but a class would be, as one token says no more than its vector."""
+    """Whose tokens are read: none where nothing but a class would be, as one token says no more than its vector.
+
+    Raises:
+        ConfigError: of something this prior does not listen to.
+    """
+    if missing := sorted(set(wanted) - {"auto"} - set(modalities)):
+        raise ConfigError(
+            f"prior.attend names {missing[0]}, and this prior listens to {', '.join(modalities) or 'nothing'}. "
+            "Take it out."
+        )
     names = [name for name in modalities if "auto" in wanted or name in wanted]
     return [] if names == ["class"] else names
 
 
-def in_one_space(codes: CodeSet, modalities: Iterable[str]) -> list[str]:
-    """The conditions whose vectors lie in the shared space of one CLIP; empty where none shares with another."""
-    encoders: dict[str, list[str]] = {}
+def in_one_space(codes: CodeSet, modalities: Iterable[str]) -> dict[str, int]:
+    """The conditions whose vectors lie in the shared space of one CLIP, and its width; empty where none shares."""
+    spaces: dict[str, dict[str, int]] = {}
     for name in modalities:
         about = codes.conditions.get(name, {})
         if about.get("projection"):
-            encoders.setdefault(about["encoder"], []).append(name)
-    return max((names for names in encoders.values() if len(names) > 1), key=len, default=[])
+            spaces.setdefault(about["encoder"], {})[name] = about["projection"]
+    return max((space for space in spaces.values() if len(space) > 1), key=len, default={})
 
 
-def _centre(prior: Prior, codes: CodeSet, decode: CodesDecode, live: Encoders) -> None:
+def _centre(prior: Prior, codes: CodeSet, decode: CodesDecode, live: Encoders, backend: Backend) -> None:
     """Tell the model the mean of what each encoder says, from the first samples of train: the same on every process."""
     names = sorted(set(prior.arguments["conditions"]) - {"class", "image"})
-    if not names:
-        return
-    batch = next(read_pass(codes.shards.split("train"), decode, batch_size=CENTRED, limit=CENTRED))
-    prior.mixer.centre(conditions_of(batch, names, len(codes.classes), live))
+    if names:
+        read = read_pass(codes.shards.split("train"), decode, batch_size=AT_ONCE, limit=CENTRED_AT_MOST)
+        batches = (conditions_of(backend.to_device(batch), names, len(codes.classes), live) for batch in read)
+        prior.mixer.centre(batches, CENTRED)
 
 
 def _start_from(prior: Prior, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The towers of `align`: CLIP's text and vision transformers and an audio spectrogram transformer, in one space.
 
 All three are classes of `transformers`, saved by `save_pretrained`. The audio tower is AST with its head for
-classification, whose outputs are the axes of the space; its body loads as a plain `ASTModel`.
+classification, whose outputs are the axes of the space: its config's `projection_dim` says so.
 
 Shapes: b batch, s side of a picture, t tokens, f frames and m mel bands of a sound, e width of the shared space.
 """
