@@ -95,6 +95,11 @@ class PriorConfig:
                 "prior.condition_layers refine the tokens of what prior.attend names. Set condition_layers=0 or "
                 "attend=[text]."
             )
+        if "auto" not in self.conditions and (deaf := set(self.attend) - {"auto", *self.conditions}):
+            raise ValueError(
+                f"prior.attend names {', '.join(sorted(deaf))}, and prior.conditions does not: add it there, "
+                "or take it out here."
+            )
         if unknown := set(self.attend) - set(CONDITIONS):
             raise ValueError(f"prior.attend knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
         if self.whole_every < 0 or (self.whole_every and self.kind != "autoregressive"):

@@ -118,7 +118,7 @@ class Prior(nn.Module):
         )
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
         self.looks = nn.ModuleList(Looks(*one) for one in zip(codebook_sizes, code_widths, strict=bool(code_widths)))
-        looks = [one if isinstance(one, Looks) else None for one in self.looks] or [None] * len(self.grids)
+        looks: list[Any] = list(self.looks) or [None] * len(self.grids)
         levels = list(zip(self.codebook_sizes, looks, self.folds, strict=True))
         self.embeddings = nn.ModuleList(_of_codes(size, one.part_width(width), look) for size, look, one in levels)
         self.above = nn.ModuleList(_of_codes(size, width, look) for size, look, _ in levels[:-1])

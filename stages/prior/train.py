@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.backend import Backend
 from pipeline.errors import ConfigError, MissingInputError
+from pipeline.randomness import seed_of
 from pipeline.schema import plain
 from pipeline.shards import open_batches, read_pass
 from pipeline.tracking import Tracker
@@ -74,14 +76,7 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
     Raises:
         ConfigError: a window that does not fit the grids; `init_from` names no prior of this shape.
     """
-    import torch
-
-    from pipeline.randomness import seed_of
-
-    widths = {"class": len(codes.classes), "image": 1} | {
-        name: about["width"] for name, about in codes.conditions.items() if "width" in about
-    }
-    modalities = {name: widths[name] for name in check_listened(cfg.conditions, codes.modalities)}
+    modalities = _widths(cfg, codes)
     attend = attended(cfg.attend, modalities)
     if cfg.condition_layers and not set(attend) - {"image"}:
         raise ConfigError("prior.condition_layers: there are no tokens to refine here. Set condition_layers=0.")
@@ -111,6 +106,14 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
         _start_from(prior, Path(cfg.init_from))
     prior.know(codebooks)
     return prior
+
+
+def _widths(cfg: PriorConfig, codes: CodeSet) -> dict[str, int]:
+    """What the prior listens to, and how wide it comes."""
+    widths = {"class": len(codes.classes), "image": 1} | {
+        name: about["width"] for name, about in codes.conditions.items() if "width" in about
+    }
+    return {name: widths[name] for name in check_listened(cfg.conditions, codes.modalities)}
 
 
 def attended(wanted: Sequence[str], modalities: Iterable[str]) -> list[str]:
