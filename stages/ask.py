@@ -23,7 +23,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError, DataError
 from pipeline.samples import decode_image, decode_sound
 from pipeline.schema import did_you_mean
-from stages.conditioning.condition import Condition, Conditions, class_condition
+from stages.conditioning.condition import PICTURE, Condition, Conditions, class_condition
 from stages.conditioning.sounds import Sound
 from stages.conditioning.source_codes import image_condition
 from stages.conditioning.sources import as_sketch, grey, looks_drawn
@@ -126,6 +126,8 @@ class Reader:
             DataError: a file that is no sound or no picture.
         """
         wanted = {name for ask in asks for name in ask.modalities}
+        if PICTURE in listens and any(self._likened(ask) for ask in asks):
+            wanted = (wanted | {PICTURE}) - (set() if any(self._is_source(ask) for ask in asks) else {"image"})
         if "image" in wanted and "vector" in listens:  # one picture may say both what and where
             wanted = (wanted | {"vector"}) - ({"image"} - set(listens))
         if strange := sorted(wanted - set(listens)):
@@ -134,7 +136,7 @@ class Reader:
             )
         makers = {
             "class": self._classes, "text": self._texts, "audio": self._sounds, "image": self._images,
-            "vector": self._vectors,
+            "vector": self._vectors, PICTURE: self._pictures,
         }  # fmt: skip
         for ask in asks:
             for words in (ask.text, ask.negative):
@@ -200,7 +202,7 @@ class Reader:
         return found.map(spread)
 
     def _images(self, asks: Sequence[Ask]) -> Condition:
-        rows = [i for i, ask in enumerate(asks) if ask.image is not None and ask.mask is None]
+        rows = [i for i, ask in enumerate(asks) if self._is_source(ask)]
         kinds = self.about.get("image", {}).get("kinds", [])
         pictures = np.stack([self._source(asks[i], kinds) for i in rows])
         found = image_condition(
@@ -212,9 +214,23 @@ class Reader:
 
     def _vectors(self, asks: Sequence[Ask]) -> Condition:
         kinds = self.about.get("image", {}).get("kinds", [])
-        chosen = [self._source(ask, kinds) if ask.image is not None and ask.mask is None else None for ask in asks]
-        stacked = [None if one is None else rearrange(torch.from_numpy(one.copy()), "h w c -> c h w") for one in chosen]
-        return self._some(stacked, lambda given: self.encoder("vector")(torch.stack(given)))
+        return self._seen("vector", [self._source(ask, kinds) if self._is_source(ask) else None for ask in asks])
+
+    def _pictures(self, asks: Sequence[Ask]) -> Condition:
+        likened = [ask.image if self._likened(ask) else None for ask in asks]
+        return self._seen(PICTURE, [None if one is None else read_picture(one, self.image_size) for one in likened])
+
+    def _seen(self, name: str, pictures: list[np.ndarray | None]) -> Condition:
+        stacked = [None if p is None else rearrange(torch.from_numpy(p.copy()), "h w c -> c h w") for p in pictures]
+        return self._some(stacked, lambda given: self.encoder(name)(torch.stack(given)))
+
+    def _is_source(self, ask: Ask) -> bool:
+        return ask.image is not None and ask.mask is None and not self._likened(ask)
+
+    def _likened(self, ask: Ask) -> bool:
+        """Whether a picture is asked for that is like the one given: no kind of source is taken as it is."""
+        kinds = self.about.get("image", {}).get("kinds", [])
+        return PICTURE in self.about and "source" not in kinds and self.look_of(ask) == "picture"
 
     def look_of(self, ask: Ask) -> str | None:
         """How the picture of an ask is taken: as it says, or by its look; None without one or where a mask keeps it."""

@@ -44,7 +44,7 @@ from stages.vqvae.model import Autoencoder
 
 log = logging.getLogger(__name__)
 BATCH = 64
-COMPARED = ("text", "audio")
+COMPARED = ("text", "audio", "picture")
 """Conditions that may lie in one space with pictures."""
 CANDIDATE = 1 << 40
 """Candidates of one picture lie so many seeds apart: further than the seeds of any two pictures."""

@@ -36,11 +36,11 @@ vqvae:
   loss: {perceptual: 0.1}
   data: {global_batch: 24}
   loop: {steps: 6, log_every: 2}
-codes: {variants: 2, conditions: {image: [grey, sketch], vector: auto}}
+codes: {variants: 2, conditions: {image: [grey, sketch], vector: auto, picture: auto}}
 prior: {width: 32, depth: 2, heads: 2, drop_each: {class: 0.5, image: 0.5}, data: {global_batch: 24}, loop: {steps: 4}}
 evaluation: {samples: 10, obedience: 9, reconstructions: 20, probe_steps: 4}
 """
-EVERYTHING = ["audio", "class", "image", "text", "vector"]
+EVERYTHING = ["audio", "class", "image", "picture", "text", "vector"]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.conditioning.condition import Condition, choose_rows, class_condition, draw_kept, keep_all, repeat_rows
+from stages.conditioning.condition import (
+    PICTURE_DROPPED,
+    Condition,
+    choose_rows,
+    class_condition,
+    draw_kept,
+    keep_all,
+    repeat_rows,
+)
 from stages.conditioning.mixer import ConditionMixer
 
 
@@ -111,6 +119,8 @@ def test_vectors_of_one_space_go_through_one_projection_whatever_their_encoders_
     mixer.centre([{"text": text, "audio": audio}], 30)
     louder = Condition(audio.tokens, 3 * audio.pooled + 1, audio.mask)
     assert torch.allclose(pooled(text=text), pooled(audio=louder), atol=1e-4)
+    both = pooled(text=text, audio=audio)
+    assert torch.allclose(both, pooled(text=text), atol=1e-4)  # who says it twice does not say it louder
     turned = torch.nn.functional.layer_norm(torch.randn(6), (6,))
     cone = Condition(text.tokens, torch.nn.functional.layer_norm(text.pooled, (6,)) + turned, text.mask)
     before = pooled(text=cone).var(dim=0).sum()
@@ -161,6 +171,18 @@ def test_drops_follow_the_global_row_and_come_at_their_rates() -> None:
     both_gone = (~kept["text"] & ~kept["class"]).float().mean().item()
     assert both_gone == pytest.approx(0.1 + 0.9 * 0.04, abs=0.01)
     assert not torch.equal(kept["text"], draw_kept(["text"], rows, **{**rates, "step": 8})["text"])
+
+
+def test_where_the_picture_itself_is_heard_words_and_sounds_are_not() -> None:
+    rows = torch.arange(40_000)
+    heard = ["audio", "class", "picture", "text"]
+    kept = draw_kept(heard, rows, seed=3, step=7, drop_each=0.2, drop_all=0.0)
+    assert kept["picture"].float().mean().item() == pytest.approx(1 - PICTURE_DROPPED, abs=0.01)
+    assert not (kept["picture"] & (kept["text"] | kept["audio"])).any()
+    assert (kept["picture"] & kept["class"]).float().mean().item() == pytest.approx(0.35 * 0.8, abs=0.01)
+    assert kept["text"].float().mean().item() == pytest.approx(0.65 * 0.8, abs=0.01)
+    named = draw_kept(heard, rows, seed=3, step=7, drop_each={"picture": 0.9}, drop_all=0.0)
+    assert named["picture"].float().mean().item() == pytest.approx(0.1, abs=0.01)
 
 
 def test_rows_are_chosen_and_repeated_in_every_tensor() -> None:

@@ -56,7 +56,7 @@ def test_the_codes_hold_unmasked_tokens_of_every_caption_and_the_sources(run: Pa
     members = {name: decode_npy(sample.members[name]) for name in sample.members if name.endswith(".npy")}
     captions = json.loads(sample.members["json"])["captions"]
 
-    assert sorted(about) == ["audio", "image", "text", "vector"]
+    assert sorted(about) == ["audio", "image", "picture", "text", "vector"]
     assert about["text"]["encoder"] == "align"
     counts = members["text.counts.npy"]
     assert len(counts) == len(captions) == len(members["text.pooled.npy"])
@@ -98,10 +98,10 @@ def test_what_align_encodes_shares_one_projection_less_its_mean(run: Path, files
     from transformers import ASTForAudioClassification
 
     prior = Painter.load(run, device="cpu").prior
-    assert prior.arguments["shared"] == {"audio": 32, "text": 32, "vector": 32}
+    assert prior.arguments["shared"] == {"audio": 32, "picture": 32, "text": 32, "vector": 32}
     means = {name: prior.mixer.modalities[name].mean for name in prior.mixer.modalities}
     assert {name: bool(mean.any()) for name, mean in means.items()} == {
-        "audio": True, "class": False, "text": True, "vector": True,
+        "audio": True, "class": False, "picture": True, "text": True, "vector": True,
     }  # fmt: skip
     encoder = AudioEncoder.load(run / "align" / "model" / "audio")
     samples, rate = soundfile.read(files / "call.flac", dtype="float32")
@@ -114,7 +114,7 @@ def test_what_align_encodes_shares_one_projection_less_its_mean(run: Path, files
 
 def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -> None:
     found = json.loads((run / "evaluation" / "results.json").read_text())["obedience"]
-    assert sorted(found) == ["audio", "class", "grey", "sketch", "text", "vector_grey", "vector_sketch"]
+    assert sorted(found) == ["audio", "class", "grey", "picture", "sketch", "text", "vector_grey", "vector_sketch"]
     for mode, figures in found.items():
         assert figures["n"] == 9
         assert set(figures["obeyed"]) == set(figures["obeyed_by_real"]), mode
@@ -124,7 +124,7 @@ def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -
         assert -1 <= found[mode]["similarity"] <= 1
         assert {"R@1", "R@5", "real_R@1", "real_similarity"} <= set(found[mode])
     assert 0 <= found["sketch"]["edge_f1"] <= 1 and found["grey"]["luma_psnr"] > 0
-    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_sketch_*.png")).is_file()
+    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_picture_sketch_*.png")).is_file()
 
 
 def test_without_attributes_the_nearest_true_picture_is_asked_for(run: Path) -> None:

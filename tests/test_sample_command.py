@@ -44,6 +44,18 @@ def test_one_model_paints_from_every_subset(painter: Painter, files: Path) -> No
     assert b"".join(picture.tobytes() for picture in again) == painted[tuple(given)]
 
 
+def test_a_picture_like_another_is_asked_for_as_a_picture(painter: Painter, files: Path) -> None:
+    bird = np.asarray(Image.open(files / "bird.jpg"))
+    asks = [Ask(image=bird, as_="picture"), Ask(text="a red bird"), Ask(image=bird, as_="grey")]
+    told = painter.reader.conditions(asks, painter.listens)
+    assert {name: one.present().tolist() for name, one in told.items()} == {
+        "image": [False, False, True], "picture": [True, False, False], "text": [False, True, False],
+        "vector": [False, False, True],
+    }  # fmt: skip
+    alike = painter(image=bird, as_="picture", text="a red bird", n=2)
+    assert [one.size for one in alike] == [(32, 32)] * 2
+
+
 def test_guidance_per_modality_and_a_negative_text_are_obeyed_in_the_formula(painter: Painter, files: Path) -> None:
     ask = {"text": "a red bird", "audio": files / "call.flac", "n": 1}
     plain = painter(guidance={"text": 3.0, "audio": 1.0}, **ask)[0]

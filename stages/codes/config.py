@@ -25,6 +25,9 @@ class ConditionsConfig:
     """Source pictures to make of every picture: grey, sketch. Pairs in the data (`source`) are always encoded."""
     vector: str = "none"
     """A CLIP (folder or hub id; `auto`: that of `align`) whose vector of each source picture is a condition too."""
+    picture: str = "none"
+    """A CLIP (as for `vector`) whose vector of each picture itself a prior learns from in some rows, in place of its
+    caption and sound: of a picture every row says everything, and what lies in one space is learned for all."""
     cache: str = "auto"
     """`shards` stores what the encoders say, `live` asks them while training; `auto` stores."""
     batch_size: int = identity(64)

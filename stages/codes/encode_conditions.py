@@ -26,9 +26,13 @@ from stages.conditioning.said import Said
 from stages.conditioning.text_encoder import TextEncoder
 
 ALIGN = "align"
-ALIGNED = {"text": "clip", "audio": "audio", "vector": "clip"}
+ALIGNED = {"text": "clip", "audio": "audio", "vector": "clip", "picture": "clip"}
 """Where `align` keeps the encoder of a modality."""
-KINDS: dict[str, Any] = {"text": TextEncoder, "audio": AudioEncoder, "vector": ImageEncoder}
+KINDS: dict[str, Any] = {
+    "text": TextEncoder, "audio": AudioEncoder, "vector": ImageEncoder, "picture": ImageEncoder
+}  # fmt: skip
+SEEN = ("vector", "picture")
+"""What a CLIP sees: stored always."""
 UNHEARD = (
     "the shards hold %s, and no prior will listen to it. Add a section 'align: {}', name an encoder "
     "(codes.conditions.%s=%s), or write  none  there."
@@ -46,6 +50,7 @@ class ConditionEncoders:
     text: TextEncoder | None = None
     audio: AudioEncoder | None = None
     vector: ImageEncoder | None = None
+    picture: ImageEncoder | None = None
     names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -54,38 +59,37 @@ class ConditionEncoders:
     ) -> ConditionEncoders:
         """The encoders for what the data has; none for what it lacks. ConfigError where one cannot be loaded."""
         found = cls(cfg)
-        sourced = ["vector"] if cfg.image or "source" in modalities else []
-        for name, wanted in (("text", cfg.text), ("audio", cfg.audio), ("vector", cfg.vector)):
+        there = {*modalities, "picture", *(["vector"] if cfg.image or "source" in modalities else [])}
+        for name, kind in KINDS.items():
+            wanted = getattr(cfg, name)
             own = align / "model" / ALIGNED[name] if align is not None else None
             where = (str(own) if own is not None and own.is_dir() else "none") if wanted == "auto" else wanted
-            if name not in [*modalities, *sourced] and wanted not in ("auto", "none"):
+            if name not in there and wanted not in ("auto", "none"):
                 what = (
                     "source pictures are made (codes.conditions.image)" if name == "vector" else f"{name} in the shards"
                 )
                 raise ConfigError(f"codes.conditions.{name}={wanted}, but there is no {what}: leave it out.")
             if where == "none" and wanted == "auto" and name in modalities:
                 log.warning(UNHEARD, name, name, FOR_EXAMPLE[name])
-            if where == "none" or name not in [*modalities, *sourced]:
+            if where == "none" or name not in there:
                 continue
-            setattr(found, name, KINDS[name].load(where, device))
+            setattr(found, name, kind.load(where, device))
             found.names[name] = ALIGN if wanted == "auto" else _lasting(where)
         return found
 
     def about(self) -> dict[str, Any]:
         """Per modality the encoder's name, fingerprint, widths and how its words are kept; for `dataset.json`."""
         found: dict[str, Any] = {}
-        for name, one in (("text", self.text), ("audio", self.audio), ("vector", self.vector)):
-            if one is not None:
-                cache = "shards" if self.cfg.stored or name == "vector" else "live"
+        for name in KINDS:
+            if (one := getattr(self, name)) is not None:
+                cache = "shards" if self.cfg.stored or name in SEEN else "live"
                 found[name] = {"encoder": self.names[name], "fingerprint": one.fingerprint()}
                 found[name] |= {"width": one.width, "projection": one.projection, "cache": cache}
         return found
 
-    def vectors(self, pictures: np.ndarray) -> list[bytes]:
-        """What the vision tower sees in source pictures uint8 (b, 3, s, s), each as a member."""
-        assert self.vector is not None
-        rows = _unmasked(self.vector(torch.from_numpy(pictures)))
-        return [encode_npy(pooled) for _, pooled in rows]
+    def vectors(self, encoder: ImageEncoder, pictures: np.ndarray) -> list[bytes]:
+        """What a vision tower sees in pictures uint8 (b, 3, s, s), each as a member."""
+        return [encode_npy(pooled) for _, pooled in self._rows(encoder, torch.from_numpy(pictures))]
 
     def members(self, said: list[Said], samples: list[Sample]) -> list[dict[str, bytes]]:
         """Further members of each sample."""
@@ -107,8 +111,8 @@ class ConditionEncoders:
         rows = iter(self._rows(self.audio, sounds) if self.audio is not None else [])
         return [_audio_members(next(rows)) if self.audio and one.sound is not None else {} for one in said]
 
-    def _rows(self, encoder: Any, given: list[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(tokens (t, d), pooled (d,)) in fp16 of each text or sound."""
+    def _rows(self, encoder: Any, given: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(tokens (t, d), pooled (d,)) in fp16 of each text, sound or picture."""
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for at in range(0, len(given), self.cfg.batch_size):
             found += _unmasked(encoder(given[at : at + self.cfg.batch_size]))

@@ -120,13 +120,11 @@ class Extractor:
             codes, befores, chunk_sums = self.encode(np.concatenate([one.views for one in chunk]))
             total = latent_sums.add(total, chunk_sums) if chunk_sums else total
             told = self.encoders.members([one.said for one in chunk], [one.sample for one in chunk])
-            sources = self._sources(chunk)
+            more = [{**a, **b, **c} for a, b, c in zip(self._sources(chunk), told, self._seen(chunk), strict=True)]
             for i, one in enumerate(chunk):
                 span = slice(i * self.cfg.variants, (i + 1) * self.cfg.variants)
                 longest = max(longest, longest_text(told[i]))
-                yield self._coded(
-                    one.sample, [c[span] for c in codes], [b[span] for b in befores], {**sources[i], **told[i]}
-                )
+                yield self._coded(one.sample, [c[span] for c in codes], [b[span] for b in befores], more[i])
             done += len(chunk)
             report(done)
         if total is not None:
@@ -154,10 +152,18 @@ class Extractor:
                 span = slice(n * self.cfg.variants, (n + 1) * self.cfg.variants)
                 found[i] |= {f"{kind}.level{level}.npy": encode_npy(c[span]) for level, c in enumerate(codes)}
             if self.encoders.vector is not None:
-                seen = self.encoders.vectors(np.stack([chunk[i].sources[kind][0] for i in here]))
+                pictures = np.stack([chunk[i].sources[kind][0] for i in here])
+                seen = self.encoders.vectors(self.encoders.vector, pictures)
                 for i, vector in zip(here, seen, strict=True):
                     found[i][f"{kind}.vector.npy"] = vector
         return found
+
+    def _seen(self, chunk: list[Read]) -> list[dict[str, bytes]]:
+        """What a CLIP sees in each picture."""
+        if self.encoders.picture is None:
+            return [{} for _ in chunk]
+        vectors = self.encoders.vectors(self.encoders.picture, np.stack([one.views[0] for one in chunk]))
+        return [{"picture.vector.npy": vector} for vector in vectors]
 
     def counts_path(self, name: str) -> Path:
         """Where the longest text of one shard is noted."""

@@ -57,6 +57,10 @@ class ConditionDecode:
             fields |= self._audio(sample)
         if "image" in self.about:
             fields |= self._source(sample, draw, view, any_of)
+        if "picture" in self.about:
+            seen = sample.members.get("picture.vector.npy")
+            nothing = np.zeros(self.about["picture"]["width"], np.float16)
+            fields |= {"picture": nothing if seen is None else decode_npy(seen), "has_picture": int(seen is not None)}
         return fields
 
     def _text(self, sample: Sample, draw: Draw, any_of: bool) -> dict[str, Any]:
@@ -153,6 +157,8 @@ def conditions_of(batch: dict[str, Any], modalities: Iterable[str], num_classes:
             found[name] = image_condition([batch[key].long() for key in levels], batch["has_source"].bool())
         elif name == "vector":
             found[name] = vector_condition(batch["vector"].float(), batch["has_source"].bool())
+        elif name == "picture":
+            found[name] = vector_condition(batch["picture"].float(), batch["has_picture"].bool())
         elif name in batch:
             mask = torch.arange(batch[name].shape[1], device=batch[name].device) < batch[f"{name}_count"][:, None]
             found[name] = Condition(batch[name].float(), batch[f"{name}_pooled"].float(), mask)

@@ -104,7 +104,7 @@ def check(cfg: CodesConfig, recipe: Recipe) -> None:
     Raises:
         ValueError: a folder that holds no model; a hub id that is not here, where the hub may not be asked.
     """
-    for name in ("text", "audio", "vector"):
+    for name in ("text", "audio", "vector", "picture"):
         where = getattr(cfg.conditions, name)
         if where in ("auto", "none", "log-mel"):
             continue

@@ -41,6 +41,10 @@ class Condition:
 Conditions = dict[str, Condition]
 Drop = float | Mapping[str, float]
 UNNAMED = 0.1
+PICTURE = "picture"
+"""The vector of the very picture that is learned: heard in some rows instead of what words and sounds say of it."""
+PICTURE_DROPPED = 0.65
+STANDS_FOR = ("audio", "text", "vector")
 
 
 def class_condition(labels: Int[Tensor, " b"], num_classes: int) -> Condition:
@@ -93,7 +97,8 @@ def draw_kept(
     """Which conditions survive dropout: each is dropped by itself, and all of them together (for guidance).
 
     The draw of a row depends on (seed, step, global row) alone. `drop_each` is one chance for all modalities or one
-    for each; a modality it does not name has the chance `UNNAMED`, or no model would know what to do without it.
+    for each; a modality it does not name has the chance `UNNAMED`, or no model would know what to do without it. The
+    vector of the picture itself stands alone: beside it words and sounds would have nothing to teach.
 
     Returns:
         bool (b,) per modality, True where the condition is kept.
@@ -101,8 +106,12 @@ def draw_kept(
     names = sorted(modalities)
     draws = uniform(seed_of(seed, "condition dropout", step), rows, 1 + len(names))
     together = draws[:, 0] >= drop_all
-    chances = drop_each if isinstance(drop_each, Mapping) else dict.fromkeys(names, drop_each)
-    return {name: together & (draws[:, 1 + i] >= chances.get(name, UNNAMED)) for i, name in enumerate(names)}
+    chances = {**dict.fromkeys(names, UNNAMED), PICTURE: PICTURE_DROPPED}
+    chances |= drop_each if isinstance(drop_each, Mapping) else {n: drop_each for n in names if n != PICTURE}
+    kept = {name: together & (draws[:, 1 + i] >= chances[name]) for i, name in enumerate(names)}
+    if PICTURE in kept:
+        kept |= {name: kept[name] & ~kept[PICTURE] for name in STANDS_FOR if name in kept}
+    return kept
 
 
 def keep_all(modalities: Iterable[str], num_rows: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -61,12 +61,14 @@ class _Modality(nn.Module):
         """Without its loudness, where an encoder says it."""
         return F.layer_norm(x, x.shape[-1:]) if self.encoded else x
 
-    def forward(self, condition: Condition, kept: Tensor, space: nn.Linear | None) -> tuple[Tensor, Tensor, Tensor]:
-        here = kept & condition.present()
-        projection = self.pooled or space
-        assert projection is not None
-        vectors = self.normed(self.normed(condition.pooled[:, : self.heard]) - self.mean)
-        pooled = torch.where(here[:, None], projection(vectors), self.null_pooled)
+    def vectors(self, condition: Condition) -> Tensor:
+        """The pooled vectors as the projection takes them: (b, d), or of the shared space's width."""
+        return self.normed(self.normed(condition.pooled[:, : self.heard]) - self.mean)
+
+    def forward(self, condition: Condition, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, pooled vector and mask; in a shared space of the pooled vector only the null of absent rows."""
+        told = self.null_pooled.new_zeros(()) if self.pooled is None else self.pooled(self.vectors(condition))
+        pooled = torch.where(here[:, None], told, self.null_pooled)
         if self.token is None:
             return pooled[:, None][:, :0], pooled, condition.mask[:, :0]
         tokens = (
@@ -182,7 +184,12 @@ class ConditionMixer(nn.Module):
             raise ValueError(
                 f"no such condition in this model: {', '.join(unknown)}; it takes {self.names() or 'none'}"
             )
-        parts = [self._part(name, conditions.get(name), kept.get(name), rows) for name in self.modalities]
+        given = {name: self._given(name, conditions.get(name), rows) for name in self.modalities}
+        here = {name: one.present() & kept.get(name, one.present()) for name, one in given.items()}
+        parts = [self._modality(name)(one, here[name]) for name, one in given.items()]
+        if self.space is not None:
+            tokens, pooled, mask = parts[0]
+            parts[0] = tokens, pooled + self._shared(self.space, given, here), mask
         if self.refiner is not None:
             tokens, pooled, mask = zip(*parts, strict=True)
             together = torch.cat(mask, dim=1)
@@ -236,13 +243,22 @@ class ConditionMixer(nn.Module):
         codes = torch.zeros(rows, sum(self.source.sizes), dtype=torch.int64, device=self.anchor.device)
         return image_condition([codes], torch.zeros(rows, dtype=torch.bool, device=codes.device))
 
-    def _part(self, name: str, condition: Condition | None, kept: Tensor | None, rows: int) -> tuple[Tensor, ...]:
+    def _given(self, name: str, condition: Condition | None, rows: int) -> Condition:
+        return _absent(rows, self._modality(name).dim, self.anchor.device) if condition is None else condition
+
+    def _modality(self, name: str) -> _Modality:
         modality = self.modalities[name]
         assert isinstance(modality, _Modality)
-        if condition is None:
-            condition = _absent(rows, modality.dim, self.anchor.device)
-        mixed: tuple[Tensor, ...] = modality(condition, condition.present() if kept is None else kept, self.space)
-        return mixed
+        return modality
+
+    def _shared(self, space: nn.Linear, given: Conditions, here: Mapping[str, Tensor]) -> Float[Tensor, "b w"]:
+        """One vector for all that lies in the shared space: two that say the same say it as loud as one."""
+        shared = [name for name in given if self._modality(name).pooled is None]
+        told = torch.stack([self._modality(name).vectors(given[name]) for name in shared])
+        there = torch.stack([here[name] for name in shared])[:, :, None]
+        together = F.layer_norm((told * there).sum(dim=0), told.shape[-1:])
+        pooled: Tensor = space(together) * there.any(dim=0)
+        return pooled
 
     def _nothing(self, rows: int) -> Mixed:
         pooled = torch.zeros(rows, self.width, device=self.anchor.device)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.conditioning.align.model import Towers
-from stages.conditioning.condition import Condition, Conditions
+from stages.conditioning.condition import PICTURE, Condition, Conditions
 from stages.conditioning.pretrained import load, load_weights, model_type
 
 BATCH = 128
@@ -51,9 +51,8 @@ class Space:
         images = load(library.AutoImageProcessor, where, "image", use_fast=False)
         side, mean = int(clip.config.vision_config.image_size), tuple(images.image_mean)
         towers = Towers(clip, None, side, frozen=True, mean=mean, deviation=tuple(images.image_std))
-        sound = about.get("audio", {})
-        sounds = ["audio"] if sound.get("projection") and sound["encoder"] == encoder else []
-        return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim), ["text", *sounds])
+        alike = [n for n in ("audio", PICTURE) if about.get(n, {}).get("projection") and about[n]["encoder"] == encoder]
+        return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim), ["text", *alike])
 
     @torch.no_grad()
     def pictures(self, images: Tensor) -> Float[Tensor, "n e"]:

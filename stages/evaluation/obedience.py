@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 FIRST_SEED = 2_000_000
 ORDER = ("class", "text", "audio")
 """Rows of the picture, after the true one; kinds of source pictures follow by name."""
-BY = {"class": "by name", "text": "by caption", "audio": "by sound"}
+BY = {"class": "by name", "text": "by caption", "audio": "by sound", "picture": "alike"}
 SHOWN = 10
 
 

@@ -9,7 +9,7 @@ from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, Opti
 from stages.prior.settings import SampleSettings
 
 KINDS = ("masked", "autoregressive")
-CONDITIONS = ("auto", "class", "text", "audio", "image", "vector")
+CONDITIONS = ("auto", "class", "text", "audio", "image", "vector", "picture")
 
 SHARES = ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_all")
 
@@ -34,7 +34,7 @@ class PriorConfig:
     """Autoregressive: one row in so many learns the codes of all levels, the others the coarsest alone, which cost
     little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
-    """What the prior listens to: class, text, audio, image; `auto` takes all that the codes hold."""
+    """What the prior listens to: class, text, audio, image, picture; `auto` takes all that the codes hold."""
     attend: tuple[str, ...] = ("auto",)
     """The conditions that are read token by token; `auto` is all of them, [] none. The others are heard as one vector
     (and a source picture as what it shows at each place): cheaper, and blind to which word belongs to which."""
@@ -51,7 +51,8 @@ class PriorConfig:
     """Of the cross-entropy. At 0.1 a tenth of the codes sampled at temperature 1 is noise."""
     drop_each: float | dict[str, float] = 0.1
     """Chance to drop each condition by itself, so that guidance has something to lean on and every subset is learned:
-    a number, or one per condition, as in {class: 0.5, text: 0.2}; one that is not named has 0.1."""
+    a number, or one per condition, as in {class: 0.5, text: 0.2}; one that is not named has 0.1. A picture's own vector
+    takes the place of text and sound where it is kept: its chance is 0.65 unless it is named."""
     drop_all: float = 0.05
     """Chance to drop all conditions together."""
     sampling: SampleSettings = field(default_factory=SampleSettings)

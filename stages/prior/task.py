@@ -19,7 +19,7 @@ from pipeline.player import Player
 from pipeline.shards import read_pass
 from stages.codes.read import CodesDecode, CodeSet
 from stages.codes.read_conditions import Encoders, conditions_of
-from stages.conditioning.condition import Conditions, class_condition
+from stages.conditioning.condition import PICTURE, Conditions, class_condition
 from stages.images import rows_of_pictures, tensor_to_picture
 from stages.prior.config import PriorConfig
 from stages.prior.load import save_prior
@@ -86,7 +86,7 @@ class PriorTask:
         for batch in self._val_batches():
             codes, conditions, rows = self._inputs(batch)
             with self.backend.autocast():
-                bits = surprise(self._averaged(), codes, conditions, rows, self.cfg.seed)
+                bits = surprise(self._averaged(), codes, self._said(conditions), rows, self.cfg.seed)
             sums[:num_levels] += bits.double().sum(dim=0)
             sums[num_levels] += len(rows)
         self.backend.all_reduce_sum(sums)
@@ -149,6 +149,10 @@ class PriorTask:
     def _averaged(self) -> Prior:
         assert isinstance(self.main.ema_model, Prior)
         return self.main.ema_model
+
+    def _said(self, conditions: Conditions) -> Conditions:
+        """Without the vector of the picture that is asked about: nobody who paints has that."""
+        return {name: one for name, one in conditions.items() if name != PICTURE}
 
     def _inputs(self, batch: Batch) -> tuple[list[Tensor], Conditions, Tensor]:
         batch = self.backend.to_device(batch)
