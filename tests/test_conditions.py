@@ -181,7 +181,10 @@ def test_a_prior_may_see_the_vector_of_a_source_and_not_its_codes(run: Path, fil
     results = json.loads((some / "evaluation" / "results.json").read_text())
     assert set(results["obedience"]) == {"vector_grey", "vector_sketch"}
     assert "class_accuracy" not in results["samples"]  # it was told no class
-    assert Painter.load(some, device="cpu")(image=files / "bird.jpg", as_="grey")[0].size == (32, 32)
+    painter = Painter.load(some, device="cpu")
+    assert painter(image=files / "bird.jpg", as_="grey")[0].size == (32, 32)
+    with pytest.raises(ConfigError, match="taken as 'picture': it knows grey, sketch"):
+        painter(image=files / "bird.jpg", as_="picture")
 
 
 @pytest.mark.parametrize("kind", [*tiny_encoders.TEXT, *tiny_encoders.AUDIO, "log-mel"])

@@ -123,7 +123,6 @@ def test_the_command_paints_rows_and_says_what_was_asked(
         (["--image", "NOISE"], "not a picture", 3),
         (["--mask", "NOISE"], "give --image too", 2),
         (["--image", "PICTURE", "--as", "oil"], "--as takes grey, sketch, picture; got 'oil'", 2),
-        (["--image", "PICTURE", "--as", "picture"], "it knows grey, sketch", 2),
         (["--text", "a", "--text", "b", "--class", "0", "--class", "1", "--class", "2"], "times: once, or", 2),
         (["--guidance", "much"], "--guidance is a number or", 2),
         (["--prompts", "EMPTY"], "is empty", 2),
