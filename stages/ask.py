@@ -33,7 +33,8 @@ from stages.vqvae.model import Autoencoder
 log = logging.getLogger(__name__)
 MOST_SECONDS = 600.0
 MOST_CLASSES = 40
-LOOKS = ("grey", "sketch", "picture")
+ALIKE = "alike"
+LOOKS = ("grey", "sketch", "picture", ALIKE)
 GREY_SPREAD = 8
 """Channels of a picture that differ by less than this everywhere, but for one pixel in a hundred, are grey."""
 
@@ -47,7 +48,8 @@ class Ask:
     audio: str | Path | Sound | None = None
     image: str | Path | np.ndarray | None = None
     as_: str | None = None
-    """How to take `image`: grey, sketch or picture; by its look where None."""
+    """How to take `image`: a grey, sketch or picture as a source, or `alike`, to paint more like it; by its look where
+    None, and then as a source."""
     mask: str | Path | np.ndarray | None = None
     """White where `image` is to be painted anew; the rest stays."""
     negative: str | None = None
@@ -105,7 +107,7 @@ class Reader:
     _warned: set[str] = field(default_factory=set)
 
     def encoder(self, name: str) -> Any:
-        """The run's encoder of `text` or `audio`."""
+        """The run's encoder of a modality: text, audio, vector or picture."""
         if name not in self._encoders:
             self._encoders[name] = self.load(name)
         return self._encoders[name]
@@ -131,8 +133,9 @@ class Reader:
         if "image" in wanted and "vector" in listens:  # one picture may say both what and where
             wanted = (wanted | {"vector"}) - ({"image"} - set(listens))
         if strange := sorted(wanted - set(listens)):
+            hint = " Give --as alike too." if strange[0] == "image" and PICTURE in listens else ""
             raise ConfigError(
-                f"this run was not trained on {strange[0]}: it listens to {', '.join(listens) or 'nothing'}."
+                f"this run was not trained on {strange[0]}: it listens to {', '.join(listens) or 'nothing'}.{hint}"
             )
         makers = {
             "class": self._classes, "text": self._texts, "audio": self._sounds, "image": self._images,
@@ -228,9 +231,8 @@ class Reader:
         return ask.image is not None and ask.mask is None and not self._likened(ask)
 
     def _likened(self, ask: Ask) -> bool:
-        """Whether a picture is asked for that is like the one given: no kind of source is taken as it is."""
-        kinds = self.about.get("image", {}).get("kinds", [])
-        return PICTURE in self.about and "source" not in kinds and self.look_of(ask) == "picture"
+        """Whether a picture is asked for that is like the one given."""
+        return PICTURE in self.about and ask.as_ == ALIKE
 
     def look_of(self, ask: Ask) -> str | None:
         """How the picture of an ask is taken: as it says, or by its look; None without one or where a mask keeps it."""

@@ -113,7 +113,8 @@ class Painter:
             cls: a class by number or name.
             text: a sentence.
             audio: a sound file, or (float32 (channels, t), rate).
-            image: a picture file or uint8 (h, w, 3): a grey picture to colour, a sketch to paint, or what a mask keeps.
+            image: a picture file or uint8 (h, w, 3): a grey picture to colour, a sketch to paint, one to paint more
+                like, or what a mask keeps.
             n: how many.
             seed: of the first picture; the others count on.
             guidance: how strictly to obey: one number, or one per condition; the recipe's default where None.
@@ -196,15 +197,15 @@ class Painter:
             raise ConfigError(
                 "candidates are compared in the space of a CLIP, and this run listens to none. Leave it out."
                 if space is None
-                else "candidates are compared in the space of a CLIP, and the sounds of this run lie elsewhere: "
-                "leave it out, or align them by a section 'align'."
+                else "candidates are compared in the space of a CLIP, and what is asked for lies elsewhere in this "
+                "run: leave it out (sounds: or align them by a section 'align')."
             )
         return settings.candidates if comparable else 1
 
     def _nearest(self, painted: np.ndarray, conditions: Conditions, settings: SampleSettings) -> np.ndarray:
         """Of the candidates (b k, h, w, 3) the one of each row that is most like what it asks for."""
         assert self.space is not None
-        weights = settings.guidance if isinstance(settings.guidance, dict) else None
+        weights = {n: settings.weight_of(n) for n in conditions} if isinstance(settings.guidance, dict) else None
         best = self.space.nearest(rearrange(torch.from_numpy(painted), "n h w c -> n c h w"), conditions, weights)
         chosen: np.ndarray = rearrange(painted, "(b k) h w c -> b k h w c", k=settings.candidates)
         return chosen[:, 0] if best is None else chosen[np.arange(len(chosen)), best.numpy()]

@@ -125,6 +125,8 @@ def test_every_shipped_recipe_passes_its_checks(monkeypatch: pytest.MonkeyPatch)
         ("text: openai/none-such", "", "codes.conditions.text=openai/none-such is not in the local cache"),
         ("audio: ./none_such", "", "codes.conditions.audio=./none_such is no folder with a model"),
         ("text: none", "conditions: [text]", "prior.conditions asks for text, and nothing encodes it"),
+        ("picture: auto", "", "codes.conditions.picture=auto takes the CLIP of a stage align, and there is none"),
+        ("text: none", "conditions: [picture]", "prior.conditions asks for picture, and no CLIP sees it"),
     ],
 )
 def test_encoders_are_looked_for_before_anything_is_made(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stages.conditioning.condition import (
+    BESIDE,
     PICTURE_DROPPED,
     Condition,
     choose_rows,
@@ -121,8 +123,12 @@ def test_vectors_of_one_space_go_through_one_projection_whatever_their_encoders_
     assert torch.allclose(pooled(text=text), pooled(audio=louder), atol=1e-4)
     both = pooled(text=text, audio=audio)
     assert torch.allclose(both, pooled(text=text), atol=1e-4)  # who says it twice does not say it louder
-    turned = torch.nn.functional.layer_norm(torch.randn(6), (6,))
-    cone = Condition(text.tokens, torch.nn.functional.layer_norm(text.pooled, (6,)) + turned, text.mask)
+    other = make_text(30, dim=7)
+    told = mixer.modalities["text"].vectors(text) + mixer.modalities["audio"].vectors(other)
+    mixed = pooled(text=text, audio=other)
+    assert torch.allclose(mixed, mixer.space(F.layer_norm(told, (6,))), atol=1e-5)
+    turned = F.layer_norm(torch.randn(6), (6,))
+    cone = Condition(text.tokens, F.layer_norm(text.pooled, (6,)) + turned, text.mask)
     before = pooled(text=cone).var(dim=0).sum()
     mixer.centre([{"text": cone, "audio": audio}], 30)
     assert pooled(text=cone).var(dim=0).sum() > 1.2 * before  # what all of them say is gone
@@ -137,7 +143,7 @@ def test_vectors_of_one_space_go_through_one_projection_whatever_their_encoders_
 def test_the_mean_leaves_out_samples_that_say_nothing_and_old_weights_have_none() -> None:
     mixer, text = ConditionMixer(8, {"text": 6}), make_text(4)
     text.mask[2:] = False
-    said = torch.nn.functional.layer_norm(text.pooled, (6,))
+    said = F.layer_norm(text.pooled, (6,))
     few, more = ({"text": text.map(lambda x, part=part: x[part])} for part in (slice(0, 1), slice(1, 4)))
     mixer.centre(iter([few, more, few]), 2)  # the third is not needed
     assert torch.allclose(mixer.modalities["text"].mean, said[:2].mean(dim=0), atol=1e-6)
@@ -178,11 +184,15 @@ def test_where_the_picture_itself_is_heard_words_and_sounds_are_not() -> None:
     heard = ["audio", "class", "picture", "text"]
     kept = draw_kept(heard, rows, seed=3, step=7, drop_each=0.2, drop_all=0.0)
     assert kept["picture"].float().mean().item() == pytest.approx(1 - PICTURE_DROPPED, abs=0.01)
-    assert not (kept["picture"] & (kept["text"] | kept["audio"])).any()
+    assert (kept["picture"] & kept["text"]).float().mean().item() == pytest.approx(0.35 * BESIDE * 0.8, abs=0.01)
     assert (kept["picture"] & kept["class"]).float().mean().item() == pytest.approx(0.35 * 0.8, abs=0.01)
-    assert kept["text"].float().mean().item() == pytest.approx(0.65 * 0.8, abs=0.01)
+    assert kept["text"].float().mean().item() == pytest.approx((0.65 + 0.35 * BESIDE) * 0.8, abs=0.01)
+    part = draw_kept(heard, rows[1000:2000], seed=3, step=7, drop_each=0.2, drop_all=0.0)
+    assert all(torch.equal(kept[name][1000:2000], part[name]) for name in heard)
     named = draw_kept(heard, rows, seed=3, step=7, drop_each={"picture": 0.9}, drop_all=0.0)
     assert named["picture"].float().mean().item() == pytest.approx(0.1, abs=0.01)
+    alone = draw_kept(["class", "picture"], rows, seed=3, step=7, drop_each=0.2, drop_all=0.0)
+    assert alone["picture"].float().mean().item() == pytest.approx(0.8, abs=0.01)  # it stands for nothing there
 
 
 def test_rows_are_chosen_and_repeated_in_every_tensor() -> None:

@@ -21,7 +21,9 @@ from pipeline.shards import read_pass, read_samples
 from stages.ask import Ask, guess_look, read_picture
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
+from stages.codes.views import SampleReader
 from stages.conditioning.audio_encoder import AudioEncoder
+from stages.conditioning.image_encoder import ImageEncoder
 from stages.conditioning.text_encoder import TextEncoder
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.obedience import Asked, named, obedience_figures, read_asked, similarity_space
@@ -65,6 +67,16 @@ def test_the_codes_hold_unmasked_tokens_of_every_caption_and_the_sources(run: Pa
     assert counts.max() <= about["text"]["tokens"]
     assert members["grey.level0.npy"].shape == members["sketch.level0.npy"].shape == members["level0.npy"].shape
     assert not np.array_equal(members["sketch.level1.npy"], members["level1.npy"])
+
+
+def test_the_vector_of_the_picture_is_what_the_clip_sees_in_its_first_view(run: Path) -> None:
+    coded, given = (next(read_samples(open_shards(run / one).split("val")[0])) for one in ("codes", "shards"))
+    clip = ImageEncoder.load(run / "align" / "model" / "clip")
+    views = SampleReader(32, 2, flips=False)(given).views
+    seen = clip(torch.from_numpy(views)).pooled
+    stored = torch.from_numpy(decode_npy(coded.members["picture.vector.npy"]).astype(np.float32))
+    torch.testing.assert_close(stored, seen[0], atol=5e-3, rtol=5e-3)
+    assert not torch.allclose(stored, seen[1], atol=5e-3)
 
 
 def test_stored_conditions_are_what_the_encoders_say_live(run: Path) -> None:
@@ -124,7 +136,7 @@ def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -
         assert -1 <= found[mode]["similarity"] <= 1
         assert {"R@1", "R@5", "real_R@1", "real_similarity"} <= set(found[mode])
     assert 0 <= found["sketch"]["edge_f1"] <= 1 and found["grey"]["luma_psnr"] > 0
-    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_grey_picture_sketch_*.png")).is_file()
+    assert next((run / "evaluation" / "samples").glob("*asked_by_class_text_audio_picture_grey_sketch_*.png")).is_file()
 
 
 def test_without_attributes_the_nearest_true_picture_is_asked_for(run: Path) -> None:
@@ -183,8 +195,9 @@ def test_a_prior_may_see_the_vector_of_a_source_and_not_its_codes(run: Path, fil
     assert "class_accuracy" not in results["samples"]  # it was told no class
     painter = Painter.load(some, device="cpu")
     assert painter(image=files / "bird.jpg", as_="grey")[0].size == (32, 32)
-    with pytest.raises(ConfigError, match="taken as 'picture': it knows grey, sketch"):
-        painter(image=files / "bird.jpg", as_="picture")
+    for look in ("picture", "alike"):
+        with pytest.raises(ConfigError, match=f"taken as '{look}': it knows grey, sketch"):
+            painter(image=files / "bird.jpg", as_=look)
 
 
 @pytest.mark.parametrize("kind", [*tiny_encoders.TEXT, *tiny_encoders.AUDIO, "log-mel"])

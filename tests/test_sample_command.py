@@ -44,16 +44,20 @@ def test_one_model_paints_from_every_subset(painter: Painter, files: Path) -> No
     assert b"".join(picture.tobytes() for picture in again) == painted[tuple(given)]
 
 
-def test_a_picture_like_another_is_asked_for_as_a_picture(painter: Painter, files: Path) -> None:
+def test_a_picture_like_another_is_asked_for_as_alike(painter: Painter, files: Path) -> None:
     bird = np.asarray(Image.open(files / "bird.jpg"))
-    asks = [Ask(image=bird, as_="picture"), Ask(text="a red bird"), Ask(image=bird, as_="grey")]
+    asks = [Ask(image=bird, as_="alike"), Ask(text="a red bird"), Ask(image=bird, as_="grey")]
     told = painter.reader.conditions(asks, painter.listens)
     assert {name: one.present().tolist() for name, one in told.items()} == {
         "image": [False, False, True], "picture": [True, False, False], "text": [False, True, False],
         "vector": [False, False, True],
     }  # fmt: skip
-    alike = painter(image=bird, as_="picture", text="a red bird", n=2)
-    assert [one.size for one in alike] == [(32, 32)] * 2
+    plain, louder, named, chosen = (
+        b"".join(one.tobytes() for one in painter(image=bird, as_="alike", n=4, **more))
+        for more in ({"guidance": 1.0}, {"guidance": {"image": 6.0}}, {"guidance": 6.0}, {"candidates": 3})
+    )
+    assert plain != louder == named != chosen  # its weight is that of an image
+    assert painter(image=bird, as_="alike", text="a red bird")[0].size == (32, 32)
 
 
 def test_guidance_per_modality_and_a_negative_text_are_obeyed_in_the_formula(painter: Painter, files: Path) -> None:
@@ -122,7 +126,7 @@ def test_the_command_paints_rows_and_says_what_was_asked(
         (["--audio", "missing.wav"], "no sound at missing.wav", 2),
         (["--image", "NOISE"], "not a picture", 3),
         (["--mask", "NOISE"], "give --image too", 2),
-        (["--image", "PICTURE", "--as", "oil"], "--as takes grey, sketch, picture; got 'oil'", 2),
+        (["--image", "PICTURE", "--as", "oil"], "--as takes grey, sketch, picture, alike; got 'oil'", 2),
         (["--text", "a", "--text", "b", "--class", "0", "--class", "1", "--class", "2"], "times: once, or", 2),
         (["--guidance", "much"], "--guidance is a number or", 2),
         (["--prompts", "EMPTY"], "is empty", 2),

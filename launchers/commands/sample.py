@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--audio", action="append", metavar="FILE", help="a sound: wav, flac, ogg or mp3")
     what.add_argument("--image", action="append", metavar="FILE", help="a picture to start from")
     what.add_argument(
-        "--as", dest="as_", action="append", metavar="LOOK", help="how to take --image: grey, sketch or picture"
+        "--as", dest="as_", action="append", metavar="LOOK", help="how to take --image: grey, sketch, picture, alike"
     )
     what.add_argument("--mask", action="append", metavar="FILE", help="white where --image is painted anew")
     what.add_argument("--negative", metavar="TEXT", help="what not to paint")
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance", metavar="G", help="how strictly to obey: a number, or one for each, as in text=4,audio=1"
     )
     parser.add_argument(
-        "--candidates", type=int, metavar="K", help="paint K for each picture and keep the one most like text and sound"
+        "--candidates", type=int, metavar="K", help="paint K for each picture and keep the one most like what is asked"
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the images (default: RUN/painted/<what>)")

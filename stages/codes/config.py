@@ -10,6 +10,8 @@ from pipeline.training_config import identity
 
 LATENTS = ("statistics", "full", "none")
 CACHES = ("auto", "live", "shards")
+SEEN = ("vector", "picture")
+"""Conditions a CLIP sees; stored always."""
 SOURCES = ("grey", "sketch")
 
 
@@ -27,7 +29,8 @@ class ConditionsConfig:
     """A CLIP (folder or hub id; `auto`: that of `align`) whose vector of each source picture is a condition too."""
     picture: str = "none"
     """A CLIP (as for `vector`) whose vector of each picture itself a prior learns from in some rows, in place of its
-    caption and sound: of a picture every row says everything, and what lies in one space is learned for all."""
+    caption and sound: it says everything of the picture, and what lies in one space is learned for all that does. It is
+    that of the first view."""
     cache: str = "auto"
     """`shards` stores what the encoders say, `live` asks them while training; `auto` stores."""
     batch_size: int = identity(64)

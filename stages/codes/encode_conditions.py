@@ -18,7 +18,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.samples import SOUND_MEMBERS, Sample, encode_npy
-from stages.codes.config import ConditionsConfig
+from stages.codes.config import SEEN, ConditionsConfig
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.condition import Condition
 from stages.conditioning.image_encoder import ImageEncoder
@@ -31,8 +31,6 @@ ALIGNED = {"text": "clip", "audio": "audio", "vector": "clip", "picture": "clip"
 KINDS: dict[str, Any] = {
     "text": TextEncoder, "audio": AudioEncoder, "vector": ImageEncoder, "picture": ImageEncoder
 }  # fmt: skip
-SEEN = ("vector", "picture")
-"""What a CLIP sees: stored always."""
 UNHEARD = (
     "the shards hold %s, and no prior will listen to it. Add a section 'align: {}', name an encoder "
     "(codes.conditions.%s=%s), or write  none  there."

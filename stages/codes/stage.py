@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Progress
 from pipeline.shard_index import ShardSet
 from pipeline.stage import Stage
-from stages.codes.config import CodesConfig
+from stages.codes.config import SEEN, CodesConfig
 
 PASSED_OVER = (
     "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "
@@ -106,6 +106,11 @@ def check(cfg: CodesConfig, recipe: Recipe) -> None:
     """
     for name in ("text", "audio", "vector", "picture"):
         where = getattr(cfg.conditions, name)
+        if where == "auto" and name in SEEN and not recipe.has("align"):
+            raise ValueError(
+                f"codes.conditions.{name}=auto takes the CLIP of a stage align, and there is none. Name one: "
+                f"codes.conditions.{name}=openai/clip-vit-large-patch14"
+            )
         if where in ("auto", "none", "log-mel"):
             continue
         if Path(where).is_dir() or where.startswith((".", "/", "~")) or where.count("/") > 1:

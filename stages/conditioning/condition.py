@@ -43,8 +43,12 @@ Drop = float | Mapping[str, float]
 UNNAMED = 0.1
 PICTURE = "picture"
 """The vector of the very picture that is learned: heard in some rows instead of what words and sounds say of it."""
-PICTURE_DROPPED = 0.65
 STANDS_FOR = ("audio", "text", "vector")
+"""What it is heard instead of."""
+PICTURE_DROPPED = 0.65
+"""Chance to drop it where it stands for others, unless it is named."""
+BESIDE = 0.25
+"""Share of its rows that hear those others too: somebody may ask for both."""
 
 
 def class_condition(labels: Int[Tensor, " b"], num_classes: int) -> Condition:
@@ -98,19 +102,22 @@ def draw_kept(
 
     The draw of a row depends on (seed, step, global row) alone. `drop_each` is one chance for all modalities or one
     for each; a modality it does not name has the chance `UNNAMED`, or no model would know what to do without it. The
-    vector of the picture itself stands alone: beside it words and sounds would have nothing to teach.
+    vector of the picture itself mostly stands alone: beside it words and sounds have little to teach.
 
     Returns:
         bool (b,) per modality, True where the condition is kept.
     """
     names = sorted(modalities)
     draws = uniform(seed_of(seed, "condition dropout", step), rows, 1 + len(names))
+    others = [name for name in STANDS_FOR if name in names]
     together = draws[:, 0] >= drop_all
-    chances = {**dict.fromkeys(names, UNNAMED), PICTURE: PICTURE_DROPPED}
-    chances |= drop_each if isinstance(drop_each, Mapping) else {n: drop_each for n in names if n != PICTURE}
+    chances = dict.fromkeys(names, UNNAMED if isinstance(drop_each, Mapping) else drop_each)
+    chances |= {PICTURE: PICTURE_DROPPED} if others else {}
+    chances |= drop_each if isinstance(drop_each, Mapping) else {}
     kept = {name: together & (draws[:, 1 + i] >= chances[name]) for i, name in enumerate(names)}
-    if PICTURE in kept:
-        kept |= {name: kept[name] & ~kept[PICTURE] for name in STANDS_FOR if name in kept}
+    if PICTURE in kept and others:
+        beside = uniform(seed_of(seed, "beside the picture", step), rows, 1)[:, 0] < BESIDE
+        kept |= {name: kept[name] & (beside | ~kept[PICTURE]) for name in others}
     return kept
 
 

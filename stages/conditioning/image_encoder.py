@@ -41,7 +41,7 @@ class ImageEncoder(nn.Module):
         transformers: Any = library
         kind, _ = model_type(where, "image")
         if not kind.startswith("clip"):
-            raise ConfigError(f"'{where}' holds a model of type '{kind}'; codes.conditions.vector takes a CLIP.")
+            raise ConfigError(f"'{where}' holds a model of type '{kind}'; vector and picture take a CLIP.")
         processor = load(transformers.AutoImageProcessor, where, "image", use_fast=False)
         model = load_weights(transformers.CLIPVisionModelWithProjection, where, "image")
         return cls(str(where), model, list(processor.image_mean), list(processor.image_std)).to(device)

@@ -23,7 +23,7 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Mixed:
-    """All conditions of a batch: tokens (b, n, w), their sum as one vector (b, w), mask (b, n)."""
+    """All conditions of a batch: tokens (b, n, w), all as one vector (b, w), mask (b, n)."""
 
     tokens: Float[Tensor, "b n w"]
     pooled: Float[Tensor, "b w"]

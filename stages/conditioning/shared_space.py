@@ -32,12 +32,13 @@ class Space:
     def of(
         cls, about: dict[str, dict[str, Any]], align: Sequence[Path], device: str | torch.device = "cpu"
     ) -> Space | None:
-        """The CLIP behind the text condition, with the sounds aligned to it; None where there is none.
+        """The CLIP behind the text, with the sounds and pictures that lie in its space; None where there is none.
 
         Raises:
             ConfigError: there should be one, and it is not to be had.
         """
-        encoder = about.get("text", {}).get("encoder", "align")
+        spoken = [about[name] for name in ("text", PICTURE) if about.get(name, {}).get("projection")]
+        encoder = spoken[0]["encoder"] if spoken else about.get("text", {}).get("encoder", "align")
         folders = [folder / "model" for folder in align if (folder / "model" / "clip").is_dir()]
         if encoder == "align" and not folders:
             return None
@@ -51,8 +52,10 @@ class Space:
         images = load(library.AutoImageProcessor, where, "image", use_fast=False)
         side, mean = int(clip.config.vision_config.image_size), tuple(images.image_mean)
         towers = Towers(clip, None, side, frozen=True, mean=mean, deviation=tuple(images.image_std))
-        alike = [n for n in ("audio", PICTURE) if about.get(n, {}).get("projection") and about[n]["encoder"] == encoder]
-        return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim), ["text", *alike])
+        own = {name: about.get(name, {}) for name in ("text", "audio", PICTURE)}
+        there = [name for name, one in own.items() if one.get("encoder") == encoder]
+        names = [name for name in there if name == "text" or own[name].get("projection")]
+        return cls(towers.eval().requires_grad_(False).to(device), int(clip.config.projection_dim), names)
 
     @torch.no_grad()
     def pictures(self, images: Tensor) -> Float[Tensor, "n e"]:

@@ -44,7 +44,7 @@ from stages.picture_grid import paint_grid
 
 log = logging.getLogger(__name__)
 FIRST_SEED = 2_000_000
-ORDER = ("class", "text", "audio")
+ORDER = ("class", "text", "audio", "picture")
 """Rows of the picture, after the true one; kinds of source pictures follow by name."""
 BY = {"class": "by name", "text": "by caption", "audio": "by sound", "picture": "alike"}
 SHOWN = 10

@@ -88,7 +88,7 @@ class Guidance:
         """
         if isinstance(settings.guidance, dict):
             chosen = [{name} for name in sorted(conditions)]
-            weights = tuple(float(settings.guidance.get(name, 1.0)) for name in sorted(conditions))
+            weights = tuple(settings.weight_of(name) for name in sorted(conditions))
         else:
             chosen, weights = [set(conditions)], (float(settings.guidance),)
         if not (conditions or negative) or weights == (1.0,):  # nothing to extrapolate from, or no wish to

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 ORDERS = ("halton", "confidence")
+OF_IMAGES = ("vector", "picture")
+"""Conditions that a user asks for by an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class SampleSettings:
     ramp: bool = True
     """Masked: let guidance rise from 1 over the steps of each level."""
     candidates: int = 1
-    """Pictures painted for each one that is kept: the nearest to what was asked for in text or sound, in the space of
-    the run's CLIP (DALL-E; Ramesh et al. 2021, section 2.6). A class or a source picture alone is painted once."""
+    """Pictures painted for each one that is kept: the nearest to what was asked for in text, sound or a picture alike,
+    in the space of the run's CLIP (DALL-E; Ramesh et al. 2021, section 2.6). A class or a source is painted once."""
     confidence_noise: float = 4.5
     """Masked, order confidence: how freely codes are chosen in the first steps."""
 
@@ -38,6 +40,11 @@ class SampleSettings:
     def of(cls, values: Mapping[str, Any]) -> SampleSettings:
         """The settings as JSON holds them, e.g. under `sampling` in a prior's config.json."""
         return cls(**{**values, "steps": tuple(values.get("steps", ()))})
+
+    def weight_of(self, name: str) -> float:
+        """The weight of one condition by itself; what is said of a picture has that of `image`, unless it is named."""
+        assert isinstance(self.guidance, dict)
+        return self.guidance.get(name, self.guidance.get("image", 1.0) if name in OF_IMAGES else 1.0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(int(n) for n in self.steps))

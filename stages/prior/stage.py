@@ -21,12 +21,20 @@ def check(cfg: PriorConfig, recipe: Recipe) -> None:
     """What the prior is to hear must be said by somebody, where this recipe makes the codes.
 
     Raises:
-        ValueError: text or audio without an encoder.
+        ValueError: text, audio, vector or picture without an encoder.
     """
     codes = [section for name, section in recipe.sections.items() if name.partition("@")[0] == "codes"]
-    if len(codes) != 1 or recipe.has("align"):
+    if len(codes) != 1:
         return
     said = codes[0].get("conditions") or {}
+    for name in ("vector", "picture"):
+        if name in cfg.conditions and said.get(name, "none") == "none":
+            raise ValueError(
+                f"prior.conditions asks for {name}, and no CLIP sees it. Set codes.conditions.{name}=auto (that of the "
+                "stage align) or to a CLIP's folder or hub id."
+            )
+    if recipe.has("align"):
+        return
     for name in ("text", "audio"):
         if name in cfg.conditions and said.get(name, "auto") in ("auto", "none"):
             raise ValueError(

@@ -98,8 +98,8 @@ class PriorTask:
     def paint(self, step: int) -> dict[str, np.ndarray]:
         """Grids of samples, the same seeds every time, decoded by the tokenizer.
 
-        `samples`: a row per class (without classes whatever comes). `samples_<condition>`: for text, audio and image
-        eight samples of val, and under them what each alone paints.
+        `samples`: a row per class (without classes whatever comes). `samples_<condition>`: for text, audio, image and
+        picture eight samples of val, and under them what each alone paints.
         """
         device = self.backend.device
         if self._autoencoder is None:
@@ -151,7 +151,7 @@ class PriorTask:
         return self.main.ema_model
 
     def _said(self, conditions: Conditions) -> Conditions:
-        """Without the vector of the picture that is asked about: nobody who paints has that."""
+        """Without the vector of the very picture that is asked about: it is no part of what others say of it."""
         return {name: one for name, one in conditions.items() if name != PICTURE}
 
     def _inputs(self, batch: Batch) -> tuple[list[Tensor], Conditions, Tensor]:
