@@ -18,6 +18,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,8 +65,15 @@ class Judge:
         self.margin = float(shards.info["settings"].get("margin", 1.125))
         train = shards.split("train")
         values = find_values(train, len(shards.info["classes"]))
-        (run / "obedience").mkdir(exist_ok=True)
-        self.probe: Probe = get_probe(EvaluationConfig(), train, values, self.size, run / "obedience")
+        own = run / "obedience"
+        own.mkdir(exist_ok=True)
+        for name in (
+            "probe.safetensors",
+            "probe.json",
+        ):  # where the run's evaluation has the same one, it is not trained
+            if (run / "evaluation" / name).is_file() and not (own / name).is_file():
+                shutil.copy(run / "evaluation" / name, own)
+        self.probe: Probe = get_probe(EvaluationConfig(), train, values, self.size, own)
         self.val, self.unseen = self.scenes(shards.split("val")), self.scenes(shards.split("unseen"))
         self.pictures: dict[str, np.ndarray] = {}
 
