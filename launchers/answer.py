@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 import warnings
 
 from pipeline.errors import ConfigError, Stopped, TesseraError
 from pipeline.stopping import StopRequest, stop_signals
+
+PATIENCE = 5.0
+"""Seconds a silent rank waits before it ends; whoever ends first ends them all."""
 
 
 def answer(arguments: argparse.Namespace) -> int:
@@ -37,4 +41,6 @@ def _say(error: Exception) -> int:
         line = str(error) if known else f"{type(error).__name__}: {error}\nAdd --debug to see where."
         prefix = "" if isinstance(error, Stopped) else "error: "
         print(f"{prefix}{f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr, flush=True)
+    elif isinstance(error, ConfigError):  # a launcher stops the others when one has ended: let rank 0 speak first
+        time.sleep(PATIENCE)
     return error.exit_code if isinstance(error, TesseraError) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import subprocess
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from launchers.answer import PATIENCE, answer
 from launchers.cli import COMMANDS, build_parser, main
 from pipeline.config import check, load_recipe
+from pipeline.errors import ConfigError
 from pipeline.recipe_file import PACKAGED
 
 NAMES = [module.__name__.rpartition(".")[2] for module in COMMANDS]
@@ -144,6 +147,22 @@ def test_encoders_are_looked_for_before_anything_is_made(
     code, _, err = said(capsys, "run", str(recipe), "--runs", str(tmp_path))
     assert code == 2 and message in err
     assert [path.name for path in tmp_path.iterdir()] == ["late.yaml"]
+
+
+@pytest.mark.parametrize(("rank", "says", "waits"), [("0", True, []), ("1", False, [PATIENCE])])
+def test_one_rank_says_what_is_wrong_with_the_config_and_the_others_let_it(
+    rank: str, says: bool, waits: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("launchers.answer.time.sleep", waited.append)
+
+    def refuse(_: argparse.Namespace) -> int:
+        raise ConfigError("no such thing")
+
+    assert answer(argparse.Namespace(debug=False, call=refuse)) == 2
+    assert ("error: no such thing" in capsys.readouterr().err) == says
+    assert waited == waits
 
 
 def test_the_accelerate_line_without_a_gpu_names_the_one_that_works() -> None:
