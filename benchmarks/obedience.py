@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import json
 import math
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +48,6 @@ from stages.metrics import edge_f1, luma_psnr, precision_recall_density_coverage
 from stages.prior.sampling import with_defaults
 
 KOREAN_SMALL_BLACK = "작은 새가 검은 날개를 가졌다"
-SLOT = re.compile(r"{(\w+)}")
 Truth = dict[str, str]
 
 
@@ -123,13 +121,10 @@ class Judge:
 
 def sentences(scene: Scene, language: str) -> list[tuple[str, Truth]]:
     """The held-out sentences about a scene, each with the attributes it names."""
-    one = len(scene.birds) == 1
     make = english if language == "english" else korean
-    kind = f"{'ONE' if one else 'TWO'}_{language.upper()}_HELD_OUT"
-    said = make(scene, numpy_rng("benchmark", scene.index), True)
     truth = attributes(scene)
-    named = [{slot.removesuffix("_shade") for slot in SLOT.findall(t)} for t in getattr(wordings, kind)]
-    return [(text, {n: truth[n] for n in sorted(names & set(truth))}) for text, names in zip(said, named, strict=True)]
+    said = make(scene, numpy_rng("benchmark", scene.index), True)
+    return [(text, {name: truth[name] for name in names if name in truth}) for text, names in said]
 
 
 def one_each(scenes: Sequence[Scene], language: str, n: int) -> tuple[list[Ask], list[Truth]]:

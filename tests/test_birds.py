@@ -19,6 +19,7 @@ from PIL import Image
 from data_prep import birds
 from data_prep.birds import wordings
 from data_prep.birds.call import CALLS, pitch_of
+from data_prep.birds.captions import told
 from data_prep.birds.scene import EXTENT
 from pipeline.samples import decode_member
 
@@ -186,6 +187,18 @@ def test_captions_are_filled_bilingual_and_keep_wordings_apart(scenes: list[bird
         held_out.update(birds.captions(scene, held_out=True))
     assert not usual & held_out
     assert not any(f" a {vowel}" in f" {sentence}" for sentence in usual for vowel in "aeio")
+
+
+def test_what_a_caption_names_stands_in_it(scenes: list[birds.Scene]) -> None:
+    for scene in scenes[:200]:
+        truth = birds.attributes(scene)
+        for sentence, names in told(scene):
+            assert ("class" in names) == ("species" in names) and set(names) <= {*truth, "class"}
+            table = wordings.ENGLISH if sentence.isascii() else wordings.KOREAN
+            for name in {"size", "species"} & set(names):
+                assert any(word in sentence for word in table.get(name, {}).get(truth[name], (truth[name],)))
+            for name in {"wing", "body"} & set(names) if sentence.isascii() else ():
+                assert truth[name] in sentence
 
 
 def test_captions_name_only_what_is_true(scenes: list[birds.Scene]) -> None:

@@ -156,6 +156,21 @@ def test_a_caption_is_held_to_the_class_whose_name_it_says() -> None:
     assert named(asked, {"class": ["0", "1"]}, ["duck", "owl"])["class"].tolist() == [1, -1]
 
 
+def test_what_the_data_says_a_caption_names_counts_before_its_words(run: Path) -> None:
+    captions, green = ["a green hill", "a green bird", "a green wing"], torch.tensor([0, 0, 0])
+    told = {"body": torch.tensor([0, 1, -1])}
+    asked = Asked({}, captions, {"body": green}, told)
+    assert named(asked, {"body": ["green", "red"]}, [])["body"].tolist() == [-1, 0, 0]
+    painter, val = Painter.load(run, device="cpu"), open_shards(run / "shards").split("val")
+    samples = list(islice((sample for shard in val for sample in read_samples(shard)), 10))
+    values = {"body": ["black", "blue"], "class": ["0", "1"]}
+    read = read_asked(painter, run / "codes", values, [sample.key for sample in samples], "val").named
+    first = [json.loads(sample.members["json"])["named"][0] for sample in samples]
+    assert read["body"].tolist() == ["body" in names for names in first]
+    assert read["class"].tolist() == ["species" in names for names in first]
+    assert 0 < sum(read["body"].tolist()) < 10
+
+
 def test_evaluation_goes_on_without_the_clip_that_said_the_captions(
     run: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

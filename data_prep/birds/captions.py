@@ -14,20 +14,31 @@ SENTENCES_PER_LANGUAGE = 5
 LONG = 0.5
 """Share of the captions that are two sentences."""
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
+_SLOT = re.compile(r"{(\w+)}")
 _COLOUR_SLOTS = ("wing", "body", "left_wing", "left_body", "right_wing", "right_body")
 
 
-def captions(scene: Scene, *, held_out: bool = False) -> list[str]:
-    """True captions of the picture in both languages, shuffled; the same ones for the same scene.
+Told = tuple[str, list[str]]
+"""A sentence and the attributes it names."""
 
-    With `held_out` all the wordings that shards never contain, instead of some of the usual ones.
+
+def captions(scene: Scene, *, held_out: bool = False) -> list[str]:
+    """The sentences of `told`."""
+    return [sentence for sentence, _ in told(scene, held_out=held_out)]
+
+
+def told(scene: Scene, *, held_out: bool = False) -> list[Told]:
+    """True captions of the picture in both languages, shuffled, each with the attributes it names.
+
+    The same ones for the same scene. With `held_out` all the wordings that shards never contain, instead of some of the
+    usual ones.
     """
     rng = numpy_rng(scene.seed, "bird captions", scene.index)
     sentences = english(scene, rng, held_out) + korean(scene, rng, held_out)
     return [sentences[place] for place in rng.permutation(len(sentences))]
 
 
-def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[str]:
+def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[Told]:
     """Sentences in English."""
     one = wordings.ONE_ENGLISH_HELD_OUT if held_out else wordings.ONE_ENGLISH
     two = wordings.TWO_ENGLISH_HELD_OUT if held_out else wordings.TWO_ENGLISH
@@ -37,11 +48,11 @@ def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> l
         for slot, choices in wordings.ENGLISH.items():
             if slot in words:
                 words[slot] = _one_of(rng, choices[words[slot]])
-        sentences.append(re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words)))
+        sentences.append((re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words)), _named(scene, template)))
     return sentences
 
 
-def korean(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[str]:
+def korean(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[Told]:
     """Sentences in Korean."""
     one = wordings.ONE_KOREAN_HELD_OUT if held_out else wordings.ONE_KOREAN
     two = wordings.TWO_KOREAN_HELD_OUT if held_out else wordings.TWO_KOREAN
@@ -56,8 +67,14 @@ def korean(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> li
             if slot in truth:
                 words[slot] = _one_of(rng, wordings.KOREAN["colour"][truth[slot]])
                 words[f"{slot}_shade"] = _one_of(rng, wordings.KOREAN["shade"][truth[slot]])
-        sentences.append(template.format(**words))
+        sentences.append((template.format(**words), _named(scene, template)))
     return sentences
+
+
+def _named(scene: Scene, template: str) -> list[str]:
+    """The attributes whose value stands in a sentence of this template; the species is the class too."""
+    slots = {slot.removesuffix("_shade") for slot in _SLOT.findall(template)}
+    return sorted(slots & set(attributes(scene)) | ({"class"} if "species" in slots else set()))
 
 
 def _some(rng: np.random.Generator, templates: tuple[str, ...], every: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.birds.call import RATE, call
-from data_prep.birds.captions import captions
+from data_prep.birds.captions import told
 from data_prep.birds.palette import SPECIES
 from data_prep.birds.picture import draw
 from data_prep.birds.scene import Scene, attributes, describe
@@ -42,11 +42,12 @@ def sample(
     under `spoken` which one.
     """
     scene = describe(seed, index)
-    sentences = captions(scene)
+    sentences, named = (list(part) for part in zip(*told(scene), strict=True))
     record = {
         "source": f"birds/{index}",
         "attributes": attributes(scene),
         "captions": sentences,
+        "named": named,
         "scene": dataclasses.asdict(scene),
     }
     members = {

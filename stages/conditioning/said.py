@@ -22,6 +22,13 @@ def captions_of(sample: Sample) -> list[str]:
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
+def named_of(sample: Sample) -> list[str] | None:
+    """The attributes the first caption names, where the sample's JSON says so for each caption under `named`."""
+    named = record_of(sample).get("named")
+    first = named[0] if isinstance(named, list) and named else None
+    return [name for name in first if isinstance(name, str)] if isinstance(first, list) else None
+
+
 def sound_of(sample: Sample) -> Sound | None:
     """The sound of a sample, decoded; None where it has none."""
     name = next((e for e in SOUND_MEMBERS if e in sample.members), None)

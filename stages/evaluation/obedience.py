@@ -1,8 +1,8 @@
 """Does what is painted obey? Every condition of val alone, judged by probes where the data has attributes.
 
-A caption is held to the attributes whose value it names, word for word; a sound and a source picture to all of them,
-always beside what the true pictures reach. Without attributes: is the nearest true picture its own? Where text is a
-CLIP's, similarity and retrieval of what was said too, attributes or not.
+A caption is held to the attributes it names, as the data says (`named`) or word for word; a sound and a source picture
+to all of them, always beside what the true pictures reach. Without attributes: is the nearest true picture its own?
+Where text is a CLIP's, similarity and retrieval of what was said too, attributes or not.
 
 Shapes: n samples.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.align.loss import recalls
 from stages.conditioning.condition import Conditions, stack_rows
-from stages.conditioning.said import captions_of
+from stages.conditioning.said import captions_of, named_of
 from stages.conditioning.shared_space import Space
 from stages.conditioning.sources import SOURCE_KINDS, source_picture
 from stages.evaluation.config import EvaluationConfig
@@ -60,6 +60,8 @@ class Asked:
     modes: dict[str, Conditions]
     captions: list[str]
     attributes: dict[str, Tensor]
+    named: dict[str, Tensor] = field(default_factory=dict)
+    """Whether the caption names an attribute: 1, 0, or -1 where the data does not say."""
 
 
 class AskedDecode:
@@ -74,7 +76,9 @@ class AskedDecode:
             f"attribute/{name}": values.index(said[name]) if said.get(name) in values else -1
             for name, values in self.values.items()
         }
-        return {**self.codes(sample, draw), **numbers, "first": next(iter(captions_of(sample)), "")}
+        named = named_of(sample)
+        known = {f"named/{name}": -1 if named is None else int(name in named) for name in self.values}
+        return {**self.codes(sample, draw), **numbers, **known, "first": next(iter(captions_of(sample)), "")}
 
 
 def read_asked(
@@ -89,6 +93,7 @@ def read_asked(
     modes: dict[str, Conditions] = {}
     captions: list[str] = []
     numbers: list[dict[str, Tensor]] = []
+    known: list[dict[str, Tensor]] = []
     kinds = about.get("image", {}).get("kinds", [""])
     for kind in kinds:
         decode = AskedDecode(CodesDecode(len(codes.grids), told=told and replace(told, kind=kind)), values)
@@ -103,10 +108,12 @@ def read_asked(
             modes[mode] = {name: stack_rows([row[name] for row in rows])}
         captions = [text for batch in batches for text in batch["first"]]
         numbers = [{name: batch[f"attribute/{name}"] for name in values} for batch in batches]
+        known = [{name: batch[f"named/{name}"] for name in values} for batch in batches]
     modes = {
         mode: modes[mode] for mode in sorted(modes, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
     }
-    return Asked(modes, captions, {name: torch.cat([one[name] for one in numbers]) for name in values})
+    together = ({name: torch.cat([one[name] for one in some]) for name in values} for some in (numbers, known))
+    return Asked(modes, captions, *together)
 
 
 def obedience_figures(
@@ -182,7 +189,7 @@ def _only(asked: Asked, name: str) -> dict[str, Tensor]:
 
 
 def named(asked: Asked, values: Mapping[str, list[str]], classes: Sequence[str]) -> dict[str, Tensor]:
-    """The attributes a caption names: the value (of a class its name) stands in it as a word of its own."""
+    """The attributes a caption names: as the data says, else those whose value (a class's name) is a word of it."""
     held: dict[str, Tensor] = {}
     for name, numbers in asked.attributes.items():
         words = [classes[int(value)] for value in values[name]] if name == CLASS and classes else values[name]
@@ -190,7 +197,8 @@ def named(asked: Asked, values: Mapping[str, list[str]], classes: Sequence[str])
             number >= 0 and re.search(rf"\b{re.escape(words[number].lower())}\b", caption.lower()) is not None
             for number, caption in zip(numbers.tolist(), asked.captions, strict=True)
         ]
-        held[name] = torch.where(torch.tensor(said), numbers, -1)
+        known = asked.named.get(name, torch.full_like(numbers, -1))
+        held[name] = torch.where(torch.where(known < 0, torch.tensor(said), known == 1), numbers, -1)
     return held
 
 
