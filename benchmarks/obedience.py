@@ -2,12 +2,12 @@
 
     python benchmarks/obedience.py runs/birds [-n 200] [--out FILE] [--only NAME ...]
 
-The judge is a probe like that of the run's evaluation, taught on half of the split unseen too: from train alone it takes
-a robin with red wings for whatever it saw red wings on. Its accuracy on real pictures stands first. Scenes are those of
-val and of the other half of unseen. `text_*` and `two_birds` ask in wordings that no shard contains; `unseen_pairs` asks
-in known ones for what never came together, and mixtures in known ones too. Calls are sung anew, higher but slower or
-lower but faster than any that training heard, before a louder place. `both` means: all that the sentence names is right
-at once.
+The judge is a probe like that of the run's evaluation, taught on half of the split unseen too: from train alone it
+takes a robin with red wings for whatever it saw red wings on. Its accuracy on real pictures stands first. Scenes are
+those of val and of the other half of unseen. `text_*` and `two_birds` ask in wordings that no shard contains;
+`unseen_pairs` asks in known ones for what never came together, and mixtures in known ones too. Calls are sung anew,
+higher but slower or lower but faster than any that training heard, before a louder place. `both` means: all that the
+sentence names is right at once.
 
 Shapes: n asks of one kind.
 """
