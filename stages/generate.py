@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ from pipeline.config import load_recipe
 from pipeline.errors import ConfigError, MissingInputError
 from stages.ask import Ask, Kept, Reader, number_of
 from stages.codes.read_conditions import encoders_of
-from stages.conditioning.condition import Conditions, choose_rows, class_condition, repeat_rows
-from stages.conditioning.shared_space import Space
+from stages.conditioning.condition import Condition, Conditions, choose_rows, class_condition, repeat_rows
+from stages.conditioning.shared_space import NAMED, Space
 from stages.conditioning.sounds import Sound
 from stages.images import tensor_to_picture
 from stages.prior.load import load_prior
@@ -206,9 +207,23 @@ class Painter:
         """Of the candidates (b k, h, w, 3) the one of each row that is most like what it asks for."""
         assert self.space is not None
         weights = {n: settings.weight_of(n) for n in conditions} if isinstance(settings.guidance, dict) else None
+        if (named := self._named(conditions)) is not None:
+            conditions = {**conditions, NAMED: named}
+            weights = weights and {**weights, NAMED: weights["class"]}
         best = self.space.nearest(rearrange(torch.from_numpy(painted), "n h w c -> n c h w"), conditions, weights)
         chosen: np.ndarray = rearrange(painted, "(b k) h w c -> b k h w c", k=settings.candidates)
         return chosen[:, 0] if best is None else chosen[np.arange(len(chosen)), best.numpy()]
+
+    def _named(self, conditions: Conditions) -> Condition | None:
+        """The names of the classes asked for, as texts: beside a text they are to be obeyed too."""
+        if "class" not in conditions or self.space is None or "text" not in self.space.names:
+            return None
+        wanted = conditions["class"]
+        said: Condition = self.reader.encoder("text")(self.classes)
+        return replace(
+            said.map(lambda x: x[wanted.pooled.argmax(dim=1)]),
+            mask=said.mask[wanted.pooled.argmax(dim=1)] & wanted.present()[:, None],
+        )
 
     def codes(
         self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any

@@ -20,6 +20,8 @@ from stages.conditioning.condition import PICTURE, Condition, Conditions
 from stages.conditioning.pretrained import load, load_weights, model_type
 
 BATCH = 128
+NAMED = "class name"
+"""A class as its name, said as a text."""
 
 
 class Space:
@@ -65,7 +67,7 @@ class Space:
 
     def asked(self, name: str, condition: Condition) -> Float[Tensor, "n e"] | None:
         """Unit vectors of conditions as a prior gets them; None for a modality outside this space."""
-        if name not in self.names:
+        if name not in self.names and name != NAMED:
             return None
         return F.normalize(condition.pooled.float()[:, : self.projection], dim=-1).cpu()
 
