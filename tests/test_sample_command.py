@@ -154,21 +154,24 @@ def test_errors_are_one_clear_line(
     assert len(said.strip().splitlines()) <= 2, said
 
 
-@pytest.mark.parametrize("asked", ["text", "audio"])
-def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(painter: Painter, files: Path, asked: str) -> None:
-    given = {"text": "a red bird", "audio": files / "call.flac"}[asked]
-    chosen = [np.asarray(one) for one in painter(n=3, seed=5, candidates=4, **{asked: given})]
+@pytest.mark.parametrize("asked", [["text"], ["audio"], ["cls", "text"]])
+def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(
+    painter: Painter, files: Path, asked: list[str]
+) -> None:
+    given = {name: {"text": "a red bird", "audio": files / "call.flac", "cls": "owl"}[name] for name in asked}
+    chosen = [np.asarray(one) for one in painter(n=3, seed=5, candidates=4, **given)]
     space = painter.space
     assert space is not None
-    conditions = painter.reader.conditions([Ask(**{asked: given})], painter.listens)
-    wanted = space.asked(asked, conditions[asked])
-    assert wanted is not None
+    conditions = painter.reader.conditions([Ask(**given)], painter.listens)
+    said = {"text": painter.reader.encoder("text")(["owl"])} if "cls" in asked else {}  # a class counts by its name
+    vectors = [space.asked(*one) for one in (*conditions.items(), *said.items()) if one[0] != "class"]
+    assert len(vectors) == len(asked)
+    wanted = torch.cat([one for one in vectors if one is not None]).sum(dim=0)
     for number, one in enumerate(chosen):
         seeds = [5 + number + CANDIDATE * k for k in range(4)]
-        pictures = [np.asarray(painter(n=1, seed=seed, **{asked: given})[0]) for seed in seeds]
-        vectors = space.pictures(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
-        best = int((vectors @ wanted[0]).argmax())
-        assert np.array_equal(one, pictures[best])
+        pictures = [np.asarray(painter(n=1, seed=seed, candidates=1, **given)[0]) for seed in seeds]
+        seen = space.pictures(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+        assert np.array_equal(one, pictures[int((seen @ wanted).argmax())])
 
 
 def test_a_class_alone_has_no_candidates_and_weights_count_between_text_and_sound(
