@@ -171,7 +171,10 @@ def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(
         seeds = [5 + number + CANDIDATE * k for k in range(4)]
         pictures = [np.asarray(painter(n=1, seed=seed, candidates=1, **given)[0]) for seed in seeds]
         seen = space.pictures(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
-        assert np.array_equal(one, pictures[int((seen @ wanted).argmax())])
+        alike = seen @ wanted
+        taken = [k for k, picture in enumerate(pictures) if np.abs(one.astype(int) - picture).max() <= 1]
+        assert taken and alike[taken].max() >= alike.max() - 1e-4, alike
+        assert len(np.unique(alike)) > 1
 
 
 def test_a_class_alone_has_no_candidates_and_weights_count_between_text_and_sound(
