@@ -63,10 +63,11 @@ class Judge:
         self.margin = float(shards.info["settings"].get("margin", 1.125))
         train = shards.split("train")
         values = find_values(train, len(shards.info["classes"]))
-        (run / "obedience").mkdir(exist_ok=True)
+        own = run / "obedience" / "judge"  # apart from probes that earlier judges, taught on train alone, left
+        own.mkdir(parents=True, exist_ok=True)
         unseen = shards.split("unseen")
         taught, asked = unseen[: len(unseen) // 2], unseen[len(unseen) // 2 :]
-        self.probe: Probe = get_probe(EvaluationConfig(), [*train, *taught], values, self.size, run / "obedience")
+        self.probe: Probe = get_probe(EvaluationConfig(), [*train, *taught], values, self.size, own)
         self.val, self.unseen = self.scenes(shards.split("val")), self.scenes(asked)
         self.pictures: dict[str, np.ndarray] = {}
 

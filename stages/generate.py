@@ -219,11 +219,14 @@ class Painter:
         if "class" not in conditions or self.space is None or "text" not in self.space.names:
             return None
         wanted = conditions["class"]
-        said: Condition = self.reader.encoder("text")(self.classes)
-        return replace(
-            said.map(lambda x: x[wanted.pooled.argmax(dim=1)]),
-            mask=said.mask[wanted.pooled.argmax(dim=1)] & wanted.present()[:, None],
-        )
+        said = self._class_names.map(lambda x: x[wanted.pooled.argmax(dim=1)])
+        return replace(said, mask=said.mask & wanted.present()[:, None])
+
+    @cached_property
+    def _class_names(self) -> Condition:
+        """The name of every class, as a text."""
+        names: Condition = self.reader.encoder("text")(self.classes)
+        return names
 
     def codes(
         self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any
