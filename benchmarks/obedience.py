@@ -31,6 +31,7 @@ from torch import Tensor
 from data_prep.birds import COLOURS, SPECIES, Scene, attributes, call, describe, draw, wordings
 from data_prep.birds.call import RATE, pitch_of
 from data_prep.birds.captions import english, korean
+from data_prep.birds.scene import TWO_BIRDS
 from data_prep.birds.spoken import HELD_OUT_VOICES, Voicing, speak
 from pipeline.config import load_recipe
 from pipeline.randomness import numpy_rng
@@ -60,6 +61,7 @@ class Judge:
         folder = Path(load_recipe(run / "recipe.yaml").use.get("shards", run / "shards"))
         shards = open_shards(folder)
         self.size, self.seed = int(shards.info["image_size"]), int(shards.info["settings"].get("seed", 0))
+        self.pairs = float(shards.info["settings"].get("pairs", TWO_BIRDS))
         self.margin = float(shards.info["settings"].get("margin", 1.125))
         train = shards.split("train")
         values = find_values(train, len(shards.info["classes"]))
@@ -74,7 +76,7 @@ class Judge:
     def scenes(self, split: Sequence[Shard]) -> list[Scene]:
         """The scenes behind a split's samples."""
         records = (json.loads(sample.members["json"]) for shard in split for sample in read_samples(shard))
-        return [describe(self.seed, int(record["source"].rpartition("/")[2])) for record in records]
+        return [describe(self.seed, int(record["source"].rpartition("/")[2]), self.pairs) for record in records]
 
     def real(self, scenes: Sequence[Scene]) -> Tensor:
         """The true pictures, cut as `evaluation` cuts them: uint8 (n, 3, s, s)."""

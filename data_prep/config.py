@@ -39,6 +39,8 @@ class ShardsConfig:
     """Store sounds, where the source has them."""
     spoken: float = 0.0
     """`birds`: share of the sounds that are a caption spoken by espeak-ng instead of a call."""
+    pairs: float = 0.2
+    """`birds`: share of the drawn scenes with two birds; fewer of those are fit for train, so there it is less."""
     seed: int = 0
     """Of the split, of the order and of what `birds` draws."""
     workers: int = identity(0)
@@ -51,8 +53,8 @@ class ShardsConfig:
             raise ValueError("source is a folder of images or of tars, or 'birds'; got ''.")
         if not 8 <= self.size <= 8192:
             raise ValueError(f"size is from 8 to 8192 pixels; got {self.size}.")
-        if not 0 <= self.spoken <= 1:
-            raise ValueError(f"spoken is a share from 0 to 1; got {self.spoken}.")
+        if not 0 <= self.spoken <= 1 or not 0 <= self.pairs <= 1:
+            raise ValueError(f"spoken and pairs are shares from 0 to 1; got {self.spoken} and {self.pairs}.")
         if not 0 <= self.val < 1:
             raise ValueError(f"val is a share from 0 to below 1; got {self.val}.")
         if self.count is not None and self.count < 1:

@@ -298,6 +298,13 @@ def test_a_call_lasts_a_second_and_a_half_at_any_rate(rate: int) -> None:
         assert np.isfinite(sound).all() and 0.1 < np.abs(sound).max() <= 1
 
 
+def test_the_share_of_pairs_is_as_asked_and_changes_no_scene_of_one_bird() -> None:
+    often = [birds.describe(0, index, 0.4) for index in range(1000)]
+    usual = [birds.describe(0, index) for index in range(1000)]
+    assert sum(len(scene.birds) == 2 for scene in often) == pytest.approx(400, abs=45)
+    assert all(scene == usual[scene.index] for scene in often if len(scene.birds) == 1)
+
+
 def test_places_sound_different() -> None:
     scene = birds.describe(0, 0)
     centres = []

@@ -11,7 +11,7 @@ from data_prep.birds.call import RATE, call
 from data_prep.birds.captions import told
 from data_prep.birds.palette import SPECIES
 from data_prep.birds.picture import draw
-from data_prep.birds.scene import Scene, attributes, describe
+from data_prep.birds.scene import TWO_BIRDS, Scene, attributes, describe
 from data_prep.birds.spoken import spoken
 from data_prep.images import encode_image
 from data_prep.sounds import encode_flac
@@ -35,13 +35,14 @@ def sample(
     extension: str = "png",
     quality: int = 95,
     share_spoken: float = 0.0,
+    pairs: float = TWO_BIRDS,
 ) -> Sample:
     """Scene `index` with members `<extension>`, `cls`, `txt`, `json` and, with a sound, `flac`.
 
     The sound is the bird's call or, in a share of the scenes, one of the English captions spoken; the record then says
     under `spoken` which one.
     """
-    scene = describe(seed, index)
+    scene = describe(seed, index, pairs)
     sentences, named = (list(part) for part in zip(*told(scene), strict=True))
     record = {
         "source": f"birds/{index}",

@@ -10,6 +10,7 @@ from data_prep.birds.palette import BACKGROUNDS, COLOURS, HEADINGS, SIZES, SPECI
 from pipeline.randomness import numpy_rng
 
 TWO_BIRDS = 0.2
+"""Share of the scenes with two birds, unless another is asked for."""
 EXTENT = {"small": 0.36, "medium": 0.52, "large": 0.71}
 PAIR_EXTENT = 0.44
 
@@ -80,10 +81,13 @@ def _bird(rng: np.random.Generator, colours: tuple[str, str], extent: float, x: 
     )
 
 
-def describe(seed: int, index: int) -> Scene:
-    """The scene with this number; attributes are uniform, wing and body independent except that they differ."""
+def describe(seed: int, index: int, pairs: float = TWO_BIRDS) -> Scene:
+    """The scene with this number; attributes are uniform, wing and body independent except that they differ.
+
+    `pairs` is the share of scenes with two birds. A scene that has as many birds at another share is the same scene.
+    """
     rng = numpy_rng(seed, "bird", index)
-    count = 2 if rng.random() < TWO_BIRDS else 1
+    count = 2 if rng.random() < pairs else 1
     species = SPECIES[int(rng.integers(len(SPECIES)))]
     size = SIZES[int(rng.integers(len(SIZES)))]
     background = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]

@@ -27,7 +27,7 @@ def list_birds(cfg: ShardsConfig) -> Listing:
     items: list[Item] = []
     index = seen = unseen = 0
     while seen < wanted or unseen < held_out:
-        if is_unseen(describe(cfg.seed, index)):
+        if is_unseen(describe(cfg.seed, index, cfg.pairs)):
             unseen += 1
             if unseen <= held_out:
                 items.append(Item(f"{NAME}/{index}", "unseen"))
@@ -59,5 +59,6 @@ class BirdMembers:
             extension=extension,
             quality=self.cfg.quality,
             share_spoken=self.cfg.spoken,
+            pairs=self.cfg.pairs,
         )
         return dict(drawn.members)
