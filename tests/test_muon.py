@@ -19,12 +19,23 @@ def test_orthogonal_keeps_directions_and_levels_singular_values(shape: tuple[int
     u, s, vh = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     matrix = (u * (0.05 + s / s.max())) @ vh
 
-    turned = orthogonal(matrix)
+    [turned] = orthogonal([matrix])
 
     values = torch.diagonal(u.T @ turned @ vh.T)
     assert turned.shape == matrix.shape
     assert ((values > 0.6) & (values < 1.3)).all(), values
     assert torch.allclose(turned, (u * values) @ vh, atol=1e-4), "singular vectors changed"
+
+
+def test_matrices_turn_as_they_would_alone() -> None:
+    torch.manual_seed(0)
+    matrices = [torch.randn(8, 12), torch.randn(12, 8), torch.randn(8, 12), torch.randn(8, 8)]
+
+    together = orthogonal(matrices)
+
+    for matrix, turned in zip(matrices, together, strict=True):
+        assert turned.shape == matrix.shape
+        assert torch.allclose(turned, orthogonal([matrix])[0], atol=1e-5)
 
 
 def test_a_kernel_steps_as_a_matrix_at_adams_scale() -> None:
