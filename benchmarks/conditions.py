@@ -1,4 +1,4 @@
-"""Cached against live conditions: bytes on disk, seconds to make them, and what a training step waits for.
+"""Cached against live conditions: bytes on disk, and what a training step waits for.
 
     python benchmarks/conditions.py runs/birds [--batch 24] [--batches 20]
 

@@ -344,12 +344,13 @@ def main() -> None:
     judge = Judge(arguments.run, arguments.n, arguments.candidates)
     out = arguments.out or arguments.run / "obedience"
     out.mkdir(parents=True, exist_ok=True)
-    results = {}
+    file = out / "results.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}  # what is asked for again is measured again
     for name in arguments.only:
         began = time.monotonic()
         results[name] = TESTS[name](judge)
         print(f"{name:<20} {json.dumps(results[name])}  {time.monotonic() - began:.0f} s", flush=True)
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    file.write_text(json.dumps(results, indent=1) + "\n")
     from PIL import Image
 
     for name, picture in judge.pictures.items():

@@ -7,9 +7,7 @@ import io
 import numpy as np
 
 from data_prep.rejects import RejectedError
-from pipeline.samples import decode_sound
-
-MAX_SECONDS = 600
+from pipeline.samples import MAX_SOUND_SECONDS, decode_sound
 
 
 def stored_sound(payload: bytes) -> tuple[str, bytes]:
@@ -22,7 +20,7 @@ def stored_sound(payload: bytes) -> tuple[str, bytes]:
 
     try:
         facts = soundfile.info(io.BytesIO(payload))
-        if facts.frames > MAX_SECONDS * facts.samplerate:
+        if facts.frames > MAX_SOUND_SECONDS * facts.samplerate:
             minutes = facts.frames / facts.samplerate / 60
             raise RejectedError("too_long_sound", f"{minutes:.0f} minutes")
         samples, rate = decode_sound(payload)

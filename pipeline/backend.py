@@ -50,6 +50,8 @@ class Backend:
         expected = int(os.environ.get("WORLD_SIZE", "1"))
         if cfg.zero_stage:
             _prepare_deepspeed_environment(on_cpu)
+        else:  # Accelerate's own note of an earlier stage, or of its launcher: here the config says it
+            os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
         group = ("gloo" if on_cpu else "nccl") if "LOCAL_RANK" in os.environ else None  # a lone process has no group
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()  # a stage that ran before in this process may have asked for another mode

@@ -34,6 +34,7 @@ STORED_FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 _TOO_MANY = f"the picture claims too many pixels; at most {MAX_PIXELS:,} are decoded."
 MAX_MEMBER_BYTES = 64 << 20
+MAX_SOUND_SECONDS = 600
 _ORIENTATION = 0x0112
 T = TypeVar("T")
 _MEMBER = re.compile(r"((?:.*/|)[^./][^.]*)\.([^/]+)", re.DOTALL)
@@ -230,9 +231,17 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def decode_sound(payload: bytes) -> tuple[np.ndarray, int]:
-    """Decode FLAC or WAV to (float32 (channels, t) in [-1, 1], samples per second)."""
+    """Decode FLAC or WAV to (float32 (channels, t) in [-1, 1], samples per second).
+
+    Raises:
+        ValueError: it is empty, not finite or longer than `MAX_SOUND_SECONDS`.
+    """
     import soundfile
 
+    facts = soundfile.info(io.BytesIO(payload))
+    if facts.frames > MAX_SOUND_SECONDS * facts.samplerate:
+        minutes = facts.frames / facts.samplerate / 60
+        raise ValueError(f"it is {minutes:.0f} minutes long, at most {MAX_SOUND_SECONDS // 60} are read")
     samples, rate = soundfile.read(io.BytesIO(payload), dtype="float32", always_2d=True)
     if samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError("the sound is empty or holds numbers that are not finite")

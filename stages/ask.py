@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.samples import decode_image, decode_sound
+from pipeline.samples import MAX_SOUND_SECONDS, decode_image, decode_sound
 from pipeline.schema import did_you_mean
 from stages.conditioning.condition import PICTURE, Condition, Conditions, class_condition
 from stages.conditioning.sounds import Sound
@@ -31,7 +31,6 @@ from stages.images import cut, fit_short_side, picture_to_tensor
 from stages.vqvae.model import Autoencoder
 
 log = logging.getLogger(__name__)
-MOST_SECONDS = 600.0
 MOST_CLASSES = 40
 ALIKE = "alike"
 LOOKS = ("grey", "sketch", "picture", ALIKE)
@@ -127,11 +126,7 @@ class Reader:
             ConfigError: a condition this run was not trained on, an unknown class.
             DataError: a file that is no sound or no picture.
         """
-        wanted = {name for ask in asks for name in ask.modalities}
-        if PICTURE in listens and any(self._likened(ask) for ask in asks):
-            wanted = (wanted | {PICTURE}) - (set() if any(self._is_source(ask) for ask in asks) else {"image"})
-        if "image" in wanted and "vector" in listens:  # one picture may say both what and where
-            wanted = (wanted | {"vector"}) - ({"image"} - set(listens))
+        wanted = self.names(asks, listens)
         if strange := sorted(wanted - set(listens)):
             hint = " Give --as alike too." if strange[0] == "image" and PICTURE in listens else ""
             raise ConfigError(
@@ -147,6 +142,15 @@ class Reader:
                     self._warned.add(words)
                     log.warning("the text is longer than its encoder takes; cut off: '%s'", lost)
         return {name: makers[name](asks) for name in sorted(wanted)}
+
+    def names(self, asks: Sequence[Ask], listens: Sequence[str]) -> set[str]:
+        """The conditions these asks come to; some perhaps that the run was not trained on."""
+        wanted = {name for ask in asks for name in ask.modalities}
+        if PICTURE in listens and any(self._likened(ask) for ask in asks):
+            wanted = (wanted | {PICTURE}) - (set() if any(self._is_source(ask) for ask in asks) else {"image"})
+        if "image" in wanted and "vector" in listens:  # one picture may say both what and where
+            wanted = (wanted | {"vector"}) - ({"image"} - set(listens))
+        return wanted
 
     def negatives(self, asks: Sequence[Ask], listens: Sequence[str]) -> Conditions:
         """What guidance moves away from; empty where nobody says."""
@@ -290,6 +294,9 @@ def read_picture(what: str | Path | np.ndarray, size: int) -> UInt8[np.ndarray, 
     """
     pixels = _pixels(what)
     short = min(pixels.shape[:2])
+    if max(pixels.shape[:2]) > 16 * short:  # a strip: scaled whole it would fill the memory
+        top, left = (max(0, (side - 16 * short) // 2) for side in pixels.shape[:2])
+        pixels = pixels[top : top + 16 * short, left : left + 16 * short]
     if short != size:  # the whole short side, not the crop's margin: what a user gives is what is meant
         scale = size / short
         to = (max(size, round(pixels.shape[1] * scale)), max(size, round(pixels.shape[0] * scale)))
@@ -307,16 +314,22 @@ def read_sound(what: str | Path | Sound) -> Sound:
         DataError: no sound, one with numbers that are not finite, or longer than ten minutes.
     """
     if isinstance(what, tuple):
+        samples, rate = what
+        if np.size(samples) == 0 or not np.isfinite(samples).all() or np.shape(samples)[-1] > MAX_SOUND_SECONDS * rate:
+            raise DataError(
+                "audio=(samples, rate) is empty, holds numbers that are not finite or is longer than "
+                f"{MAX_SOUND_SECONDS // 60} minutes."
+            )
         return what
     import soundfile
 
     path = _file(what, "sound")
     try:
         facts = soundfile.info(str(path))
-        if facts.frames > MOST_SECONDS * facts.samplerate:
+        if facts.frames > MAX_SOUND_SECONDS * facts.samplerate:
             raise DataError(
                 f"{what} is {facts.frames / facts.samplerate / 60:.0f} minutes long; at most "
-                f"{MOST_SECONDS / 60:.0f} are read. Cut out the part that is meant."
+                f"{MAX_SOUND_SECONDS // 60} are read. Cut out the part that is meant."
             )
         return decode_sound(path.read_bytes())
     except DataError:

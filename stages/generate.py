@@ -14,7 +14,7 @@ Shapes: b images, h w a level's height and width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -162,7 +162,7 @@ class Painter:
             changes: fields of `SampleSettings`.
         """
         settings = with_defaults(self.settings, **changes)
-        count = self._candidates(conditions, settings, chosen=changes.get("candidates") is not None)
+        count = self.candidates(conditions, settings, chosen=changes.get("candidates") is not None)
         pictures = []
         for rows in torch.split(torch.arange(len(seeds)), max(1, BATCH // count)):
             several = rows.repeat_interleave(count)
@@ -182,7 +182,7 @@ class Painter:
             pictures.append(painted)
         return np.concatenate(pictures)
 
-    def _candidates(self, conditions: Conditions, settings: SampleSettings, *, chosen: bool) -> int:
+    def candidates(self, conditions: Collection[str], settings: SampleSettings, *, chosen: bool = False) -> int:
         """How many pictures to choose from: one where nothing asked for can be compared with a picture."""
         if settings.candidates == 1 or not any(name in COMPARED for name in conditions):
             return 1

@@ -149,6 +149,23 @@ def test_encoders_are_looked_for_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["late.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("sections", "setting"),
+    [
+        ("align: {pretrained: some/clip}\nvqvae: {}", "align.pretrained=some/clip"),
+        ("vqvae: {loss: {perceptual: 0.1}, perceptual: some/clip}", "vqvae.perceptual=some/clip"),
+    ],
+)
+def test_towers_of_the_hub_are_looked_for_before_anything_is_made(
+    sections: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "late.yaml"
+    recipe.write_text(f"shards: {{source: birds, size: 32, count: 40}}\n{sections}\n")
+    code, _, err = said(capsys, "run", str(recipe), "--runs", str(tmp_path))
+    assert code == 2 and f"{setting} is not in the local cache" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["late.yaml"]
+
+
 @pytest.mark.parametrize(("rank", "says", "waits"), [("0", True, []), ("1", False, [PATIENCE])])
 def test_one_rank_says_what_is_wrong_with_the_config_and_the_others_let_it(
     rank: str, says: bool, waits: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

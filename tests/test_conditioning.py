@@ -15,6 +15,7 @@ from stages.conditioning.condition import (
     draw_kept,
     keep_all,
     repeat_rows,
+    without_words,
 )
 from stages.conditioning.mixer import ConditionMixer
 
@@ -193,6 +194,18 @@ def test_where_the_picture_itself_is_heard_words_and_sounds_are_not() -> None:
     assert named["picture"].float().mean().item() == pytest.approx(0.1, abs=0.01)
     alone = draw_kept(["class", "picture"], rows, seed=3, step=7, drop_each=0.2, drop_all=0.0)
     assert alone["picture"].float().mean().item() == pytest.approx(0.8, abs=0.01)  # it stands for nothing there
+
+
+def test_wordless_rows_keep_their_vector_and_one_empty_token() -> None:
+    text = Condition(
+        torch.randn(3, 4, 2), torch.randn(3, 2), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]) > 0
+    )
+
+    heard = without_words(text, torch.tensor([True, False, True]))
+
+    assert heard.present().tolist() == [True, True, False] and torch.equal(heard.pooled, text.pooled)
+    assert heard.mask[0].tolist() == [True, False, False, False] and not heard.tokens[0].any()
+    assert torch.equal(heard.tokens[1], text.tokens[1]) and torch.equal(heard.mask[1], text.mask[1])
 
 
 def test_rows_are_chosen_and_repeated_in_every_tensor() -> None:

@@ -42,7 +42,7 @@ vqvae:
   loss: {adversarial: 0.1, adversarial_start: 0.3, adversarial_ramp: 0.2}
   data: {global_batch: 12}
   loop: {steps: 14, log_every: 1, eval_every: 6, paint_every: 14, save_every: 4}
-codes: {variants: 2, conditions: {image: [grey, sketch]}}
+codes: {variants: 2, conditions: {image: [grey, sketch], picture: auto}}
 prior:
   drop_each: {class: 0.5, text: 0.3, audio: 0.5, image: 0.5}
   width: 32
@@ -52,6 +52,13 @@ prior:
   data: {global_batch: 12}
   loop: {steps: 14, log_every: 1, eval_every: 6, paint_every: 14, save_every: 4}
 """
+
+
+AS_BIRDS = (
+    "prior.kind=autoregressive", "prior.corrupt=0", "prior.whole_every=2", "prior.attend=[text]",
+    "prior.condition_layers=1", "prior.wordless=0.3",
+)  # fmt: skip
+"""The prior of the recipe `birds`, where that of the recipe above is the default's."""
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +112,8 @@ def kill_at(made: Path, name: str, stage: str, processes: list[subprocess.Popen[
 
 
 def check(made: Path, stage: str, world: int, extra: tuple[str, ...] = ()) -> None:
-    label = "-".join([stage, str(world), *(item.split("=")[-1] for item in extra)])
+    marks = [item.split("=")[-1].strip("[]") for item in extra]
+    label = "-".join([stage, str(world), *marks])
     assert spawn.finish(train(made, f"whole-{label}", stage, world, extra)) == [0] * world
     step = random.Random(label).randint(2, 12)
     kill_at(made, f"killed-{label}", stage, train(made, f"killed-{label}", stage, world, extra), step)
@@ -117,6 +125,16 @@ def check(made: Path, stage: str, world: int, extra: tuple[str, ...] = ()) -> No
 @pytest.mark.parametrize("stage", ["align", "vqvae", "prior"])
 def test_a_killed_stage_ends_in_the_same_bits(made: Path, stage: str) -> None:
     check(made, stage, world=1)
+
+
+def test_the_prior_of_birds_ends_in_the_same_bits(made: Path) -> None:
+    check(made, "prior", world=1, extra=AS_BIRDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_killed_ranks_of_the_prior_of_birds_end_in_the_same_bits(made: Path, world: int) -> None:
+    check(made, "prior", world=world, extra=AS_BIRDS)
 
 
 @pytest.mark.slow

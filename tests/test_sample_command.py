@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from launchers.cli import main
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from stages.ask import Ask
 from stages.generate import CANDIDATE, Painter
 from tests.conditions_run import EVERYTHING
@@ -118,6 +118,30 @@ def test_the_command_paints_rows_and_says_what_was_asked(
     assert [row.get("text") for row in json.loads((out / "asked.json").read_text())["rows"]] == ["a blue bird", None]
 
 
+def test_what_of_a_text_is_not_read_is_said_and_kept(
+    run: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = files / "long-text"
+    said = " ".join(["a red bird in the snow"] * 20 + ["beside a heron"])
+    assert main(["sample", str(run), "--text", said, "-n", "1", "--out", str(out), "--device", "cpu"]) == 0
+    [row] = json.loads((out / "asked.json").read_text())["rows"]
+    assert row["text"] == said and row["text_cut_off"].endswith("beside a heron")
+    assert "longer than its encoder takes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["wav", "ogg", "mp3"])
+def test_sounds_of_any_kind_steer_a_picture_silence_too(painter: Painter, files: Path, kind: str) -> None:
+    stereo = np.stack([np.sin(np.arange(4410) / 9), np.zeros(4410)], axis=1).astype(np.float32)
+    for name, samples in (("tone", stereo), ("silence", np.zeros_like(stereo))):
+        soundfile.write(path := files / f"{name}.{kind}", samples, 44_100)
+        assert painter(audio=path)[0].size == (32, 32)
+
+
+def test_sounds_given_as_numbers_are_looked_at_too(painter: Painter) -> None:
+    with pytest.raises(DataError, match="not finite"):
+        painter(audio=(np.full((1, 800), np.nan, np.float32), 8000))
+
+
 @pytest.mark.parametrize(
     ("flags", "message", "code"),
     [
@@ -129,6 +153,8 @@ def test_the_command_paints_rows_and_says_what_was_asked(
         (["--image", "PICTURE", "--as", "oil"], "--as takes grey, sketch, picture, alike; got 'oil'", 2),
         (["--text", "a", "--text", "b", "--class", "0", "--class", "1", "--class", "2"], "times: once, or", 2),
         (["--guidance", "much"], "--guidance is a number or", 2),
+        (["--text", "a", "--guidance", "nan"], "--guidance is a number or", 2),
+        (["--audio", "NAN"], "is no readable sound", 3),
         (["--prompts", "EMPTY"], "is empty", 2),
         (["--text", "a", "--prompts", "EMPTY"], "--prompts stands alone", 2),
         (["--text", "a \udcff bird"], "the text holds bytes that are no UTF-8", 2),
@@ -145,7 +171,15 @@ def test_errors_are_one_clear_line(
     (files / "noise").write_bytes(b"neither sound nor picture" * 9)
     (files / "empty").write_text("\n")
     soundfile.write(files / "long.flac", np.zeros(8000 * 60 * 11, np.int16), 8000)
-    names = {"NOISE": "noise", "EMPTY": "empty", "LONG": "long.flac", "PICTURE": "bird.jpg", "CALL": "call.flac"}
+    soundfile.write(files / "nan.wav", np.full(800, np.nan, np.float32), 8000, subtype="FLOAT")
+    names = {
+        "NAN": "nan.wav",
+        "NOISE": "noise",
+        "EMPTY": "empty",
+        "LONG": "long.flac",
+        "PICTURE": "bird.jpg",
+        "CALL": "call.flac",
+    }
     given = [str(files / names[flag]) if flag in names else flag for flag in flags]
 
     assert main(["sample", str(run), *given, "--device", "cpu"]) == code

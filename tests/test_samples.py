@@ -192,6 +192,13 @@ def test_sounds_decode_to_channels_by_time(extension: str) -> None:
         decode_member(extension, out.getvalue()[:30])
 
 
+def test_a_sound_of_hours_in_tars_made_by_others_is_not_read() -> None:
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros(3 * 3600 * 8, np.int16), 8, format="WAV")
+    with pytest.raises(DataError, match="180 minutes long, at most 10 are read"):
+        decode_member("wav", out.getvalue())
+
+
 def test_names_split_at_the_first_dot_of_the_file_name() -> None:
     assert split_member("000001.source.png") == ("000001", "source.png")
     assert split_member("a.b/c/000001.JPG") == ("a.b/c/000001", "jpg")

@@ -118,6 +118,23 @@ def test_a_negative_alone_is_moved_away_from(guidance: float | dict[str, float],
     assert torch.allclose(logits, by_text + weight * (l0 - by_text), atol=1e-4)
 
 
+def test_beside_another_condition_a_negative_has_a_weight_of_its_own() -> None:
+    prior = make_prior(conditions={"class": 3, "text": 6}, attend=["class", "text"])
+    text = Condition(torch.randn(3, 4, 6), torch.randn(3, 6), torch.ones(3, 4, dtype=torch.bool))
+    named = {"class": class_condition(torch.tensor([0, 1, 2]), 3)}
+    by_text, by_class, l0 = (logits_by(prior, given, {}) for given in ({"text": text}, named, {}))
+    for guidance, away in (({"class": 3.0}, 0.0), ({"class": 3.0, "text": 2.0}, 2.0)):
+        guided = Guidance.of(prior, named, 3, SampleSettings(guidance=guidance), {"text": text})
+        logits = guided.combine(prior.hidden_logits(guided.spread(make_codes(3)), guided.guide))
+        assert torch.allclose(logits, by_text + 3 * (by_class - by_text) + away * (l0 - by_text), atol=1e-4)
+
+
+def test_weights_are_finite() -> None:
+    for weight in (float("nan"), {"text": float("inf")}):
+        with pytest.raises(ValueError, match="guidance must be finite"):
+            SampleSettings(guidance=weight)
+
+
 def test_a_row_without_the_condition_is_guided_by_nothing() -> None:
     prior = make_prior()
     conditions = {"class": class_condition(torch.tensor([1, -1, 2]), 3)}

@@ -37,6 +37,13 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, world: int) -> None:
     assert len(set(digests(tmp_path / "whole"))) == 1, "ranks hold different weights"
 
 
+def test_a_stage_is_not_sharded_because_the_one_before_it_was(tmp_path: Path) -> None:
+    for name, options in (("alone", []), ("after", ["after=2"])):
+        spawn.run(MODULE, [str(tmp_path / name), "steps=3", *options], 1)
+
+    assert digests(tmp_path / "after") == digests(tmp_path / "alone")
+
+
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     processes = spawn.start(MODULE, [str(tmp_path), "die=11"], 1)
     spawn.finish(processes)

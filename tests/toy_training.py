@@ -127,7 +127,13 @@ def main() -> int:
     out = Path(sys.argv[1])
     options = dict(argument.split("=") for argument in sys.argv[2:])
     steps = int(options.get("steps", 12))
+    if "after" in options:  # a stage of another mode, earlier in this process
+        before = Backend.start(BackendConfig(zero_stage=int(options["after"])), seed=3)
+        Toy(before, steps, options)
+        before.finish()
     backend = Backend.start(BackendConfig(zero_stage=int(options.get("zero", 0))), seed=3)
+    if "after" in options:  # on a GPU Accelerate would shard this stage too
+        assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
     if backend.is_main:
         out.mkdir(parents=True, exist_ok=True)
     backend.barrier()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -147,11 +148,17 @@ def read_guidance(text: str | None) -> float | dict[str, float] | None:
         return None
     try:
         if "=" not in text:
-            return float(text)
+            return _finite(text)
         pairs = [part.split("=") for part in text.split(",")]
-        return {name.strip(): float(value) for name, value in pairs}
+        return {name.strip(): _finite(value) for name, value in pairs}
     except ValueError as error:
         raise ConfigError(f"--guidance is a number or  text=4,audio=1 ; got '{text}'.") from error
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def _with_class(ask: Ask, painter: Painter) -> Ask:
@@ -182,6 +189,8 @@ def _asked(
         row.pop("as_", None)
         if look := painter.reader.look_of(ask):
             row["as"] = look
+        if settings.candidates > 1:
+            row["candidates"] = painter.candidates(painter.reader.names([ask], painter.listens), settings)
         for name in ("text", "negative"):
             if (words := getattr(ask, name)) and (lost := painter.reader.cut_off(words)):
                 row[f"{name}_cut_off"] = lost

@@ -13,6 +13,7 @@ from pipeline.progress import Progress
 from pipeline.shard_index import ShardSet
 from pipeline.stage import Stage
 from stages.codes.config import SEEN, CodesConfig
+from stages.conditioning.hub import check_model
 
 PASSED_OVER = (
     "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "
@@ -111,21 +112,8 @@ def check(cfg: CodesConfig, recipe: Recipe) -> None:
                 f"codes.conditions.{name}=auto takes the CLIP of a stage align, and there is none. Name one: "
                 f"codes.conditions.{name}=openai/clip-vit-large-patch14"
             )
-        if where in ("auto", "none", "log-mel"):
-            continue
-        if Path(where).is_dir() or where.startswith((".", "/", "~")) or where.count("/") > 1:
-            if not (Path(where) / "config.json").is_file():
-                raise ValueError(f"codes.conditions.{name}={where} is no folder with a model of transformers.")
-        elif os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true") and not _is_cached(where):
-            raise ValueError(
-                f"codes.conditions.{name}={where} is not in the local cache, and HF_HUB_OFFLINE is set. Give a folder."
-            )
-
-
-def _is_cached(hub_id: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
+        if where not in ("auto", "none", "log-mel"):
+            check_model(f"codes.conditions.{name}", where)
 
 
 STAGE = Stage(

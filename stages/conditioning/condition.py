@@ -95,6 +95,14 @@ def stack_rows(conditions: Sequence[Condition]) -> Condition:
     )
 
 
+def without_words(text: Condition, rows: Bool[Tensor, " b"]) -> Condition:
+    """The same condition, in those rows as its vector alone: one empty token stands where the words were."""
+    wordless = rearrange(rows & text.present(), "b -> b 1")
+    first = torch.arange(text.mask.shape[1], device=rows.device) == 0
+    tokens = text.tokens.masked_fill(wordless[:, :, None], 0)
+    return Condition(tokens, text.pooled, torch.where(wordless, first, text.mask))
+
+
 def draw_kept(
     modalities: Iterable[str], rows: Int[Tensor, " b"], *, seed: int, step: int, drop_each: Drop, drop_all: float
 ) -> dict[str, Tensor]:

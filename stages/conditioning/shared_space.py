@@ -18,10 +18,20 @@ from torch import Tensor
 from stages.conditioning.align.model import Towers
 from stages.conditioning.condition import PICTURE, Condition, Conditions
 from stages.conditioning.pretrained import load, load_weights, model_type
+from stages.conditioning.text_encoder import TextEncoder
 
 BATCH = 128
 NAMED = "class name"
 """A class as its name, said as a text."""
+
+
+def _own(folders: Sequence[Path], about: Mapping[str, Mapping[str, Any]]) -> Path:
+    """The CLIP among several stages `align` that said the texts, told by its fingerprint."""
+    if len(folders) > 1 and "text" in about:
+        for folder in folders:
+            if TextEncoder.load(folder / "clip").fingerprint() == about["text"].get("fingerprint"):
+                return folder / "clip"
+    return folders[0] / "clip"
 
 
 class Space:
@@ -44,7 +54,7 @@ class Space:
         folders = [folder / "model" for folder in align if (folder / "model" / "clip").is_dir()]
         if encoder == "align" and not folders:
             return None
-        where: Any = folders[0] / "clip" if encoder == "align" else encoder
+        where: Any = _own(folders, about) if encoder == "align" else encoder
         if model_type(where, "text")[0] != "clip":
             return None
         import transformers

@@ -68,10 +68,10 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
         results["codes"] = code_use(inputs["codes"])
     if "prior" in inputs:
         painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
-        said = _said(cfg, painter, inputs["codes"], real, results["split"])
+        said = _said(cfg, painter, inputs["codes"], real, results["split"]) if "codes" in inputs else {}
         results["samples"] = sample_figures(cfg, painter, real, probe, said)
         pictures["samples"] = class_grid(painter)
-        if set(painter.listens) - {"class"}:
+        if "codes" in inputs and set(painter.listens) - {"class"}:
             n, names = min(cfg.obedience, len(real.images) // 2), probe.values if probe is not None else {}
             keys = real.keys[:n] if n >= LEAST else []
             asked = read_asked(painter, inputs["codes"], names, keys, results["split"]) if keys else None

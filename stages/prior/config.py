@@ -11,7 +11,7 @@ from stages.prior.settings import SampleSettings
 KINDS = ("masked", "autoregressive")
 CONDITIONS = ("auto", "class", "text", "audio", "image", "vector", "picture")
 
-SHARES = ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_all")
+SHARES = ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_all", "wordless")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,9 @@ class PriorConfig:
     """Chance to drop each condition by itself, so that guidance has something to lean on and every subset is learned:
     a number, or one per condition, as in {class: 0.5, text: 0.2}; one that is not named has 0.1. A picture's own vector
     takes the place of text and sound where it is kept: its chance is 0.65 unless it is named."""
+    wordless: float = 0.0
+    """Share of the rows with a text that hear its vector alone, not its words: what the vector of a sentence means is
+    then learned for all that lies in its space, sounds with words in them first."""
     drop_all: float = 0.05
     """Chance to drop all conditions together."""
     sampling: SampleSettings = field(default_factory=SampleSettings)

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pipeline.randomness import seed_of, uniform
-from stages.conditioning.condition import Conditions, Drop, choose_rows, draw_kept
+from stages.conditioning.condition import Conditions, Drop, choose_rows, draw_kept, without_words
 from stages.prior.model import Codes, Pass, Prior
 from stages.prior.transformer import Guide
 
@@ -36,6 +36,7 @@ class Noise:
             one being learned (masked) or anywhere before the asked code (autoregressive).
         token_dropout: share of the same codes that are hidden.
         drop_each, drop_all: chance to drop each condition by itself, and all at once.
+        wordless: share of the rows with a text that hear its vector alone.
         label_smoothing: of the cross-entropy.
         whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels.
     """
@@ -44,6 +45,7 @@ class Noise:
     token_dropout: float = 0.0
     drop_each: Drop = 0.1
     drop_all: float = 0.05
+    wordless: float = 0.0
     label_smoothing: float = 0.0
     whole_every: int = 0
 
@@ -97,9 +99,7 @@ def masked_loss(
     Returns:
         The loss, and `loss_level<i>`, the mean cross-entropy per hidden code of each level.
     """
-    kept = draw_kept(
-        conditions, rows, seed=draw.seed, step=draw.step, drop_each=draw.noise.drop_each, drop_all=draw.noise.drop_all
-    )
+    conditions, kept = _heard(conditions, rows, draw)
     turns = _turns(rows, len(codes), draw.step)
     passes = [
         _masked_pass(sizes, [c[turn] for c in codes[: level + 1]], rows[turn], draw) for level, turn in enumerate(turns)
@@ -116,6 +116,18 @@ def masked_loss(
         total = total + entropy / expected
         metrics[f"loss_level{level}"] = entropy.detach() / max(1, len(targets))
     return total, metrics
+
+
+def _heard(conditions: Conditions, rows: Tensor, draw: Draw) -> tuple[Conditions, dict[str, Tensor]]:
+    """What is left of the conditions in training, and which rows keep which."""
+    noise = draw.noise
+    kept = draw_kept(
+        conditions, rows, seed=draw.seed, step=draw.step, drop_each=noise.drop_each, drop_all=noise.drop_all
+    )
+    if noise.wordless and "text" in conditions:
+        wordless = uniform(draw.seed_of("wordless", 0), rows, 1)[:, 0] < noise.wordless
+        conditions = conditions | {"text": without_words(conditions["text"], wordless)}
+    return conditions, kept
 
 
 def _turns(rows: Tensor, levels: int, step: int) -> list[Bool[Tensor, " b"]]:
@@ -142,9 +154,7 @@ def causal_loss(
     Every row learns the coarsest level, one in `whole_every` the whole sequence; levels count alike.
     Arguments and returns as for `masked_loss`.
     """
-    kept = draw_kept(
-        conditions, rows, seed=draw.seed, step=draw.step, drop_each=draw.noise.drop_each, drop_all=draw.noise.drop_all
-    )
+    conditions, kept = _heard(conditions, rows, draw)
     shown = [
         disturb(c, size, rows, draw.noise, draw.seed_of("disturb", level))
         for level, (c, size) in enumerate(zip(codes, sizes, strict=True))

@@ -89,6 +89,9 @@ class Guidance:
         if isinstance(settings.guidance, dict):
             chosen = [{name} for name in sorted(conditions)]
             weights = tuple(settings.weight_of(name) for name in sorted(conditions))
+            away = [name for name in sorted(set(negative or {}) - set(conditions)) if name in settings.guidance]
+            chosen += [set() for _ in away]  # what is moved away from beside other conditions: to nothing said
+            weights += tuple(settings.guidance[name] for name in away)
         else:
             chosen, weights = [set(conditions)], (float(settings.guidance),)
         if not (conditions or negative) or weights == (1.0,):  # nothing to extrapolate from, or no wish to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,9 @@ class SampleSettings:
         object.__setattr__(self, "steps", tuple(int(n) for n in self.steps))
         if isinstance(self.guidance, dict):
             object.__setattr__(self, "guidance", {str(k): float(v) for k, v in self.guidance.items()})
+        weights = self.guidance.values() if isinstance(self.guidance, dict) else [self.guidance]
+        if not all(math.isfinite(weight) for weight in weights):
+            raise ValueError(f"sampling.guidance must be finite; got {self.guidance}.")
         if not 1 <= self.candidates <= 64:
             raise ValueError(f"sampling.candidates is from 1 to 64; got {self.candidates}.")
         if self.temperature < 0:

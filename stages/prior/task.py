@@ -58,6 +58,7 @@ class PriorTask:
             token_dropout=cfg.token_dropout,
             drop_each=cfg.drop_each,
             drop_all=cfg.drop_all,
+            wordless=cfg.wordless,
             label_smoothing=cfg.label_smoothing,
             whole_every=cfg.whole_every,
         )

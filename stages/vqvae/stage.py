@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.stage import Stage
+from stages.conditioning.hub import check_model
 from stages.vqvae.config import VQVAEConfig
 
 
@@ -32,10 +33,16 @@ def _looks_with_align(section: dict[str, Any]) -> bool:
 
 
 def check(cfg: VQVAEConfig, recipe: Recipe) -> None:
-    """The size of shards that this recipe makes must divide into the coarsest level's patches."""
+    """The size of shards that this recipe makes must divide into the coarsest level's patches.
+
+    Raises:
+        ValueError: it does not, or the vision model that looks on is not to be had.
+    """
     size = recipe.sections.get("shards", {}).get("size")
     if cfg.image_size is None and isinstance(size, int):
         cfg.check_size(size)
+    if cfg.loss.perceptual and cfg.perceptual != "auto":
+        check_model("vqvae.perceptual", cfg.perceptual)
 
 
 STAGE = Stage(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import Recipe
 from pipeline.stage import Stage
 from stages.conditioning.align.config import AlignConfig
+from stages.conditioning.hub import check_model
 
 
 def run(cfg: AlignConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -16,6 +18,12 @@ def run(cfg: AlignConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     return train_alignment(cfg, inputs["shards"], out)
 
 
+def check(cfg: AlignConfig, recipe: Recipe) -> None:
+    """ValueError where the CLIP to keep is not to be had."""
+    if cfg.pretrained:
+        check_model("align.pretrained", cfg.pretrained)
+
+
 STAGE = Stage(
     name="align",
     config=AlignConfig,
@@ -23,4 +31,5 @@ STAGE = Stage(
     makes=("model",),
     run=run,
     distributed=True,
+    check=check,
 )

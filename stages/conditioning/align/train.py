@@ -25,10 +25,13 @@ from stages.conditioning.align.read import AlignDecode, some_captions, some_soun
 from stages.conditioning.align.task import AlignTask, Processors
 from stages.conditioning.align.tokenizer import train_tokenizer
 from stages.conditioning.pretrained import load, load_weights
+from stages.conditioning.text_encoder import longest_of
 from stages.images import CropDecode
 
 RATE, BANDS = 16_000, 64
 SOUNDS_LOOKED_AT = 128
+LEAST_DEVIATION = 1e-2
+"""Of log-mel values: of windows of silence alone there is none to divide by."""
 CAPTIONS_LOOKED_AT = 2000
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,10 @@ def build(cfg: AlignConfig, shards: ShardSet) -> tuple[Towers, Processors]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(cfg.seed, "align"))
         if cfg.pretrained:
-            return _around_pretrained(cfg, prepare)
+            kept = _around_pretrained(cfg, prepare)
+            tokenizer, longest = kept[1].tokenizer, longest_of(kept[0].clip.config.text_config, kept[1].tokenizer)
+            warn_of_long(tokenizer, islice(some_captions(split), CAPTIONS_LOOKED_AT), longest)
+            return kept
         tokenizer = train_tokenizer(some_captions(split), cfg.vocabulary, cfg.text_tokens)
         warn_of_long(tokenizer, islice(some_captions(split), CAPTIONS_LOOKED_AT), cfg.text_tokens)
         audio = build_audio(cfg.audio, cfg.embedding, prepare) if prepare is not None else None
@@ -88,13 +94,13 @@ def build(cfg: AlignConfig, shards: ShardSet) -> tuple[Towers, Processors]:
 
 
 def warn_of_long(tokenizer: Any, captions: Iterable[str], longest: int) -> None:
-    """Say so where captions are longer than the text tower takes."""
+    """Say so where captions are longer than the text tower takes (`align.text_tokens`, or a pretrained one's own)."""
     sizes = [(len(ids), text) for text in captions if (ids := tokenizer(text)["input_ids"])]
     longer = [text for size, text in sizes if size > longest]
     if longer:
         share = len(longer) / len(sizes)
         log.warning(
-            "%.1f %% of the captions are longer than align.text_tokens=%d and are cut, such as '%s'",
+            "%.1f %% of the captions are longer than the text tower's %d tokens and are cut, such as '%s'",
             100 * share, longest, longer[0][:80],
         )  # fmt: skip
 
@@ -130,8 +136,9 @@ def _audio_preparation(cfg: AlignConfig, sounds: list[Any]) -> Any:
     plain_features = extractor(sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames, do_normalize=False)
     heard = [plain_features(sound, sampling_rate=RATE, return_tensors="pt")["input_values"] for sound in sounds]
     values = torch.cat(heard)
-    values = values[values.abs().sum(-1) > 0]  # frames behind the end of a sound say nothing of loudness
+    there = values.abs().sum(-1) > 0  # frames behind the end of a sound say nothing of loudness
+    values = values[there] if there.any() else values
     return extractor(
         sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames,
-        mean=round(float(values.mean()), 4), std=round(float(values.std()), 4),
+        mean=round(float(values.mean()), 4), std=max(LEAST_DEVIATION, round(float(values.std()), 4)),
     )  # fmt: skip
