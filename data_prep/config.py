@@ -38,7 +38,7 @@ class ShardsConfig:
     with_sounds: bool = True
     """Store sounds, where the source has them."""
     spoken: float = 0.0
-    """`birds`: share of the sounds that are a caption spoken by espeak-ng instead of a call."""
+    """`birds`: share of the sounds of one bird that are a caption spoken by espeak-ng instead of a call."""
     pairs: float = 0.2
     """`birds`: share of the drawn scenes with two birds; fewer of those are fit for train, so there it is less."""
     seed: int = 0

@@ -195,7 +195,7 @@ class Reader:
 
     def _sounds(self, asks: Sequence[Ask]) -> Condition:
         sounds = [None if ask.audio is None else read_sound(ask.audio) for ask in asks]
-        return self._some(sounds, self.encoder("audio"))
+        return self._some(sounds, self.encoder("audio").listen)
 
     def _some(self, given: list[Any], encoder: Any) -> Condition:
         """Encode what is there; the other rows have no such condition."""

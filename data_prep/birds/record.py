@@ -12,7 +12,7 @@ from data_prep.birds.captions import told
 from data_prep.birds.palette import SPECIES
 from data_prep.birds.picture import draw
 from data_prep.birds.scene import TWO_BIRDS, Scene, attributes, describe
-from data_prep.birds.spoken import spoken
+from data_prep.birds.spoken import sayable, spoken
 from data_prep.images import encode_image
 from data_prep.sounds import encode_flac
 from pipeline.randomness import numpy_rng
@@ -20,8 +20,9 @@ from pipeline.samples import Sample, encode_json
 
 
 def _sound(scene: Scene, sentences: list[str], record: dict[str, Any], share_spoken: float) -> np.ndarray:
-    if share_spoken and numpy_rng(scene.seed, "bird speaks", scene.index).random() < share_spoken:
-        sound, sentence, voicing = spoken(scene, sentences)
+    short = sayable(sentences) if share_spoken and len(scene.birds) == 1 else []
+    if short and numpy_rng(scene.seed, "bird speaks", scene.index).random() < share_spoken:
+        sound, sentence, voicing = spoken(scene, short)
         record |= {"spoken": sentence, "voice": voicing.voice}
         return sound
     return call(scene)
@@ -39,8 +40,9 @@ def sample(
 ) -> Sample:
     """Scene `index` with members `<extension>`, `cls`, `txt`, `json` and, with a sound, `flac`.
 
-    The sound is the bird's call or, in a share of the scenes, one of the English captions spoken; the record then says
-    under `spoken` which one.
+    The sound is the bird's call or, in a share of the scenes of one bird, one of the short English captions spoken; the
+    record then says under `spoken` which one. Two birds are only heard: who they are, where and in which colours is
+    more than the few seconds of a short encoder hold.
     """
     scene = describe(seed, index, pairs)
     sentences, named = (list(part) for part in zip(*told(scene), strict=True))

@@ -33,7 +33,7 @@ VOICES = tuple(f"{accent}+{throat}" for accent in ACCENTS for throat in THROATS)
 HELD_OUT_VOICES = ("en-us+m5", "en-us+linda", "en-gb+m8", "en-gb-x-rp+steph")  # other throats, known accents
 PEAK, QUIET = 0.6, 0.02
 MOST_WORDS = 10
-"""Of a spoken sentence, where there is one that short: about three seconds."""
+"""Of a spoken sentence: about three seconds."""
 LINE = "apt-get install -y espeak-ng"
 
 
@@ -52,12 +52,16 @@ def check_speaker() -> None:
         raise ConfigError(f"shards.spoken needs espeak-ng, which is not installed. Type:  {LINE}")
 
 
+def sayable(captions: list[str]) -> list[str]:
+    """First sentences of the English captions, those short enough to be said."""
+    english = [caption.split(". ")[0] for caption in captions if caption.isascii()]
+    return [sentence for sentence in english if len(sentence.split()) <= MOST_WORDS]
+
+
 def spoken(scene: Scene, sentences: list[str], *, held_out: bool = False) -> tuple[np.ndarray, str, Voicing]:
-    """One sentence of the English captions of a scene: float32 (t,) at `RATE`, the sentence, how it was said."""
+    """One of the sentences about a scene: float32 (t,) at `RATE`, the sentence, how it was said."""
     rng = numpy_rng(scene.seed, "bird voice", scene.index)
-    english = [caption.split(". ")[0] for caption in sentences if caption.isascii()]
-    short = [sentence for sentence in english if len(sentence.split()) <= MOST_WORDS] or english
-    sentence = short[int(rng.integers(len(short)))]
+    sentence = sentences[int(rng.integers(len(sentences)))]
     voices = HELD_OUT_VOICES if held_out else VOICES
     voicing = Voicing(voices[int(rng.integers(len(voices)))], int(rng.integers(30, 71)), int(rng.integers(200, 261)))
     return speak(sentence, voicing), sentence, voicing

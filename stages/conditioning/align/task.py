@@ -134,6 +134,7 @@ class AlignTask:
         self.processors.image.save_pretrained(str(folder / "clip"))
         if towers.audio is not None:
             assert self.processors.sound is not None
+            towers.audio.config.sound_speeds = list(self.cfg.sound_speeds)  # `AudioEncoder.listen` plays them again
             towers.audio.save_pretrained(str(folder / "audio"))
             self.processors.sound.save_pretrained(str(folder / "audio"))
         for path in folder.glob("*/*.safetensors"):
