@@ -124,6 +124,21 @@ def test_what_align_encodes_shares_one_projection_less_its_mean(run: Path, files
     assert torch.allclose(encoder.encode(features).pooled[:, :32], said, atol=1e-5)
 
 
+def test_an_asked_sound_is_heard_at_every_speed_that_align_played(run: Path, files: Path) -> None:
+    encoder = AudioEncoder.load(run / "align" / "model" / "audio")
+    samples, rate = soundfile_of(files / "call.flac")
+
+    found = encoder.listen([(samples, rate)])
+
+    assert encoder.speeds == (0.9, 1.0, 1.1)
+    played = [encoder([(samples, round(rate * speed))]).pooled[:, :32] for speed in encoder.speeds]
+    mean = torch.stack([one / one.norm() for one in played]).mean(dim=0)
+    assert torch.allclose(found.pooled[:, :32], mean / mean.norm(), atol=1e-5)
+    assert torch.equal(found.tokens, encoder([(samples, rate)]).tokens)
+    plain = AudioEncoder.load("log-mel")
+    assert torch.equal(plain.listen([(samples, rate)]).pooled, plain([(samples, rate)]).pooled)
+
+
 def test_evaluation_measures_obedience_and_similarity_per_condition(run: Path) -> None:
     found = json.loads((run / "evaluation" / "results.json").read_text())["obedience"]
     assert sorted(found) == ["audio", "class", "grey", "picture", "sketch", "text", "vector_grey", "vector_sketch"]
