@@ -60,6 +60,39 @@ def test_autoregressive_samples_follow_the_prior() -> None:
     assert torch.allclose(drawn.bincount(minlength=7) / 10_000, expected.flatten(), atol=0.02)
 
 
+def test_cached_logits_by_place_equal_uncached_ones() -> None:
+    prior, codes = make_prior("by place"), make_codes(3)
+    guide, caches = prior.guide(make_class(3), {}, 3), prior.caches()
+    coarse, fine = prior.causal_logits(codes, guide)
+
+    for token, places in enumerate(prior.codes_of(1).tolist()):
+        known = [torch.zeros_like(c) for c in codes]
+        for level, c in enumerate(codes):
+            before = prior.codes_of(level)[:token].flatten()
+            known[level][:, before] = c[:, before]
+        said = prior.next_token(known, 0, token, guide, caches)
+        assert (prior.next_logits(said, 0, codes[0][:, None, :0]) - coarse[:, token]).abs().max() <= 1e-4
+        said = prior.next_below(said, codes[0][:, token : token + 1])
+        for slot, index in enumerate(places):
+            one = prior.next_logits(said, 1, codes[1][:, None, places[:slot]])
+            assert (one - fine[:, index]).abs().max() <= 1e-4
+
+
+def test_the_likeliest_codes_by_place_are_those_of_the_guided_logits() -> None:
+    prior, settings = make_prior("by place"), SampleSettings(guidance=3.0, temperature=0.0)
+    held = [torch.randint(0, size, (3, h, w)) for size, (h, w) in zip(SIZES, prior.grids, strict=True)]
+    where = [torch.zeros_like(c, dtype=torch.bool) for c in held]
+    where[0][:, 0, 1], where[1][:, 1::2, 0] = True, True
+
+    painted = sample(prior, make_class(3), torch.arange(3), settings, clamp=held, clamp_mask=where)
+
+    codes = [c.flatten(1) for c in painted]
+    guidance = Guidance.of(prior, make_class(3), 3, settings)
+    for level, logits in enumerate(prior.causal_logits(guidance.spread(codes), guidance.guide)):
+        likeliest = guidance.combine(logits).argmax(dim=-1).view_as(held[level])
+        assert torch.equal(painted[level], torch.where(where[level], held[level], likeliest))
+
+
 @pytest.mark.parametrize("fold", [False, True])
 def test_the_likeliest_codes_are_those_of_the_guided_logits_over_three_levels(fold: bool) -> None:
     prior = make_prior("autoregressive", fold=fold, grids=[(2, 2), (4, 4), (4, 8)], codebook_sizes=[*SIZES, 5])

@@ -38,7 +38,8 @@ class Noise:
         drop_each, drop_all: chance to drop each condition by itself, and all at once.
         wordless: share of the rows with a text that hear its vector alone.
         label_smoothing: of the cross-entropy.
-        whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels.
+        whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels. 1 where a
+            prior goes by place.
     """
 
     corrupt: float = 0.1
@@ -161,7 +162,7 @@ def causal_loss(
     ]
     every = (draw.noise.whole_every or len(codes)) if len(codes) > 1 else 1
     whole = (rows + draw.step) % every == 0
-    turns = [(~whole, 1), (whole, len(codes))] if len(codes) > 1 else [(whole, 1)]
+    turns = [(~whole, 1), (whole, len(codes))] if every > 1 else [(whole, len(codes))]
     passes = [
         Pass([c[turn] for c in shown[:n]], choose_rows(conditions, turn), {name: k[turn] for name, k in kept.items()})
         for turn, n in turns

@@ -60,7 +60,7 @@ class PriorTask:
             drop_all=cfg.drop_all,
             wordless=cfg.wordless,
             label_smoothing=cfg.label_smoothing,
-            whole_every=cfg.whole_every,
+            whole_every=1 if prior.by_place else cfg.whole_every,
         )
         self.figures: dict[str, float] = {}
         """What the last evaluation found."""

@@ -94,6 +94,7 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
                 dropout=cfg.dropout,
                 window=cfg.window,
                 fold=cfg.fold,
+                by_place=goes_by_place(cfg, len(codes.grids)),
                 code_widths=[codebook.shape[1] for codebook in codebooks],
                 attend=attend,
                 attend_every=min(ATTEND_EVERY, cfg.depth),
@@ -106,6 +107,12 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
         _start_from(prior, Path(cfg.init_from))
     prior.know(codebooks)
     return prior
+
+
+def goes_by_place(cfg: PriorConfig, levels: int) -> bool:
+    """Whether the sequence of this prior is one of places."""
+    fit = cfg.kind == "autoregressive" and cfg.fold and levels == 2 and not cfg.whole_every
+    return cfg.sequence == "places" or (cfg.sequence == "auto" and fit)
 
 
 def _widths(cfg: PriorConfig, codes: CodeSet) -> dict[str, int]:
