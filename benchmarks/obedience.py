@@ -348,7 +348,7 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.is_file() else {}  # what is asked for again is measured again
     for name in arguments.only:
         began = time.monotonic()
-        results[name] = TESTS[name](judge)
+        results[name] = TESTS[name](judge) | {"asks": judge.n, "candidates": judge.painter.settings.candidates}
         print(f"{name:<20} {json.dumps(results[name])}  {time.monotonic() - began:.0f} s", flush=True)
     file.write_text(json.dumps(results, indent=1) + "\n")
     from PIL import Image

@@ -314,13 +314,13 @@ def read_sound(what: str | Path | Sound) -> Sound:
         DataError: no sound, one with numbers that are not finite, or longer than ten minutes.
     """
     if isinstance(what, tuple):
-        samples, rate = what
-        if np.size(samples) == 0 or not np.isfinite(samples).all() or np.shape(samples)[-1] > MAX_SOUND_SECONDS * rate:
-            raise DataError(
-                "audio=(samples, rate) is empty, holds numbers that are not finite or is longer than "
-                f"{MAX_SOUND_SECONDS // 60} minutes."
-            )
-        return what
+        samples, rate = np.asarray(what[0]), int(what[1])
+        if samples.ndim not in (1, 2) or samples.size == 0 or rate < 1 or not np.isfinite(samples).all():
+            raise DataError("audio=(samples, rate): samples are (t,) or (channels, t), finite, at `rate` a second.")
+        if samples.shape[-1] > MAX_SOUND_SECONDS * rate:
+            minutes = samples.shape[-1] / rate / 60
+            raise DataError(f"audio is {minutes:.0f} minutes long; at most {MAX_SOUND_SECONDS // 60} are read.")
+        return samples, rate
     import soundfile
 
     path = _file(what, "sound")

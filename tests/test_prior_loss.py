@@ -68,6 +68,18 @@ def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, heard: str, r
     assert set(metrics) == {"loss_level0", "loss_level1"} and loss.isfinite()
 
 
+@pytest.mark.parametrize(("wordless", "alike"), [(0.0, False), (0.9999, True)])
+def test_wordless_rows_learn_from_the_vector_alone(wordless: float, alike: bool) -> None:
+    prior = make_prior("by place", conditions={"text": 6}, attend=["text"], condition_layers=1)
+    noise = Noise(drop_each=0.0, drop_all=0.0, wordless=wordless, whole_every=1)
+    pooled, mask = torch.randn(4, 6), torch.ones(4, 3, dtype=torch.bool)
+    losses = []
+    for _ in range(2):
+        told = {"text": Condition(torch.randn(4, 3, 6), pooled, mask)}
+        losses.append(causal_loss(prior, SIZES, make_codes(4), told, torch.arange(4), Draw(0, 0, noise))[0].item())
+    assert (abs(losses[0] - losses[1]) < 1e-6) is alike
+
+
 def test_the_masked_loss_is_the_cross_entropy_of_the_hidden_codes() -> None:
     prior, codes, rows = make_prior(), make_codes(6), torch.arange(6)
     draw = Draw(0, 1, Noise(corrupt=0.0, drop_each=0.0, drop_all=0.0, label_smoothing=0.0))

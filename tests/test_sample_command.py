@@ -13,7 +13,7 @@ from PIL import Image
 
 from launchers.cli import main
 from pipeline.errors import ConfigError, DataError
-from stages.ask import Ask
+from stages.ask import Ask, read_picture
 from stages.generate import CANDIDATE, Painter
 from tests.conditions_run import EVERYTHING
 
@@ -106,6 +106,23 @@ def test_the_command_paints_rows_and_says_what_was_asked(
     assert len(asked["files"]) == 5
     assert all(Path(file).is_file() for file in asked["files"])
 
+    some = [
+        "sample",
+        str(run),
+        "--text",
+        "a red bird",
+        "--class",
+        "owl",
+        "--candidates",
+        "2",
+        "-n",
+        "1",
+        "--out",
+        str(out),
+    ]
+    assert main([*some, "--device", "cpu"]) == 0
+    assert json.loads((out / "asked.json").read_text())["rows"][0]["candidates"] == 2
+
     assert main([*line[:4], "-n", "1", "--out", str(out), "--device", "cpu"]) == 0  # nothing of the larger line stays
     assert len(list(out.glob("*.png"))) == 2
 
@@ -138,8 +155,17 @@ def test_sounds_of_any_kind_steer_a_picture_silence_too(painter: Painter, files:
 
 
 def test_sounds_given_as_numbers_are_looked_at_too(painter: Painter) -> None:
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="finite"):
         painter(audio=(np.full((1, 800), np.nan, np.float32), 8000))
+    with pytest.raises(DataError, match="11 minutes long; at most 10"):
+        painter(audio=(np.zeros(660, np.float32), 1))
+
+
+def test_a_strip_is_cut_before_it_is_scaled() -> None:
+    strip = np.zeros((2, 90_000, 3), np.uint8)
+    strip[:, 44_999:45_001] = 255
+    square = read_picture(strip, 64)
+    assert square.shape == (64, 64, 3) and square[:, 24:40].mean() > 200
 
 
 @pytest.mark.parametrize(

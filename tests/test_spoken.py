@@ -58,6 +58,14 @@ def test_a_share_of_the_samples_speaks_one_of_its_captions() -> None:
     assert all(not transcript_of(sample(0, index, 16)) for index in range(4))
 
 
+@speaking
+def test_one_bird_is_spoken_of_in_a_few_words_and_two_are_not() -> None:
+    for index in range(12):
+        transcript = transcript_of(sample(0, index, 16, share_spoken=1.0, pairs=0.5))
+        assert bool(transcript) == (len(describe(0, index, 0.5).birds) == 1)
+        assert len(transcript.split()) <= speech.MOST_WORDS
+
+
 def test_without_a_speaker_the_line_to_type_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speech.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="apt-get install -y espeak-ng"):

@@ -184,7 +184,7 @@ def causal_loss(
 
 @torch.no_grad()
 def surprise(prior: Prior, codes: Codes, conditions: Conditions, rows: Tensor, seed: int) -> Float[Tensor, "b levels"]:
-    """Negative log-likelihood in bits per code, of each level given the coarser ones.
+    """Negative log-likelihood in bits per code, of each level given the coarser ones (by place: given all before it).
 
     Exact for `autoregressive`. For `masked` an unbiased draw of the bound over all orders of filling in: a uniform
     number of codes is hidden and the mean over them taken (ARDM; Hoogeboom et al. 2022, eq. 3).

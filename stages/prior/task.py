@@ -79,7 +79,10 @@ class PriorTask:
         return self.main.update(loss_fn, micro_batches)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Bits per code of each level of val, given the coarser ones, and bits per image; the same on every rank."""
+        """Bits per code of each level of val, given all before it, and bits per image; the same on every rank.
+
+        What stands before a code depends on the prior's sequence: only bits per image compare between sequences.
+        """
         if "val" not in self.codes.shards.splits:
             return {}
         num_levels = len(self.codes.grids)
