@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages.conditioning.condition import Condition, class_condition
+from stages.conditioning.source_codes import image_condition
 from stages.prior.model import Prior
 from stages.prior.order import cosine_counts, default_steps, halton_order, radical_inverse
 from stages.prior.sampling import Guidance, Turn, draw, sample, truncate
@@ -61,8 +62,9 @@ def test_autoregressive_samples_follow_the_prior() -> None:
 
 
 def test_cached_logits_by_place_equal_uncached_ones() -> None:
-    prior, codes = make_prior("by place"), make_codes(3)
-    guide, caches = prior.guide(make_class(3), {}, 3), prior.caches()
+    prior, codes = make_prior("by place", conditions={"class": 3, "image": 1}), make_codes(3)
+    source = image_condition(make_codes(3, seed=1), torch.tensor([True, True, False]))
+    guide, caches = prior.guide({**make_class(3), "image": source}, {}, 3), prior.caches()
     coarse, fine = prior.causal_logits(codes, guide)
 
     for token, places in enumerate(prior.codes_of(1).tolist()):
@@ -72,7 +74,7 @@ def test_cached_logits_by_place_equal_uncached_ones() -> None:
             known[level][:, before] = c[:, before]
         said = prior.next_token(known, 0, token, guide, caches)
         assert (prior.next_logits(said, 0, codes[0][:, None, :0]) - coarse[:, token]).abs().max() <= 1e-4
-        said = prior.next_below(said, codes[0][:, token : token + 1])
+        said = prior.next_below(said, codes[0][:, token : token + 1], token, guide)
         for slot, index in enumerate(places):
             one = prior.next_logits(said, 1, codes[1][:, None, places[:slot]])
             assert (one - fine[:, index]).abs().max() <= 1e-4

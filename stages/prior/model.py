@@ -178,7 +178,9 @@ class Prior(nn.Module):
         image = conditions.get(IMAGE) or self.mixer.no_image(rows)
         seen = self.mixer.source.in_place(image, self.mixer.has_image(image, kept))
         shown = [f.gather(x) for f, x in zip(self.folds, seen, strict=True)]
-        return replace(guide, source=torch.stack(shown).sum(dim=0) if self.by_place else torch.cat(shown, dim=1))
+        if self.by_place:
+            return replace(guide, source=shown[0] + shown[1], below=shown[1])
+        return replace(guide, source=torch.cat(shown, dim=1))
 
     def hidden_logits(self, codes: Codes, guide: Guide, asked: Tensor | None = None) -> Tensor:
         """Logits of the last level shown, looking in both directions.
@@ -224,20 +226,27 @@ class Prior(nn.Module):
         x = self.trunk(x, Context(guide, self.rotary[: x.shape[1]], causal=True))
         unfold = self.unfold[1]
         assert isinstance(unfold, DepthHead)
-        of_codes = rearrange(unfold(self._under(x, coarse), self._of_tokens(fine, 1)), "b m s w -> b m (s w)")
+        under = self._under(x, coarse, guide.below)
+        of_codes = rearrange(unfold(under, self._of_tokens(fine, 1)), "b m s w -> b m (s w)")
         return [self.heads[0](x).float(), self.heads[1](self.folds[1].spread(of_codes)).float()]
 
-    def _under(self, x: Float[Tensor, "b m w"], coarse: Int[Tensor, "b m"]) -> Float[Tensor, "b m w"]:
+    def _under(
+        self, x: Float[Tensor, "b m w"], coarse: Int[Tensor, "b m"], shown: Float[Tensor, "b m w"] | None
+    ) -> Float[Tensor, "b m w"]:
         """What is known of the fine codes of places whose coarse codes are known by now."""
         assert self.below is not None
-        result: Tensor = self.below(x + self.above[0](coarse))
+        x = x + self.above[0](coarse)
+        result: Tensor = self.below(x if shown is None else x + shown)
         return result
 
-    def next_below(self, said: Float[Tensor, "b 1 1 w"], coarse: Int[Tensor, "b 1"]) -> Float[Tensor, "b 1 s w"]:
+    def next_below(
+        self, said: Float[Tensor, "b 1 1 w"], coarse: Int[Tensor, "b 1"], token: int, guide: Guide
+    ) -> Float[Tensor, "b 1 s w"]:
         """By place: what the trunk says of the fine codes of a token, given its coarse code."""
         unfold = self.unfold[1]
         assert isinstance(unfold, DepthHead)
-        return unfold.apart(self._under(said[:, :, 0], coarse))
+        shown = None if guide.below is None else guide.below[:, token : token + 1]
+        return unfold.apart(self._under(said[:, :, 0], coarse, shown))
 
     def next_token(
         self, codes: Codes, level: int, token: int, guide: Guide, caches: list[Cache]

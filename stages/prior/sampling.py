@@ -202,7 +202,7 @@ def _sample_causal(
             fill(said, level, places)
             if prior.by_place:
                 [above] = guidance.spread([codes[0][:, places]])
-                fill(prior.next_below(said, above), 1, prior.codes_of(1)[token].tolist())
+                fill(prior.next_below(said, above, token, guidance.guide), 1, prior.codes_of(1)[token].tolist())
     return codes
 
 
