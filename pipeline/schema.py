@@ -165,8 +165,7 @@ def identity_part(config: Any, values: Mapping[str, Any] | None = None) -> dict[
 def with_new_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """A config as an older Tessera wrote it, with the fields that came since as they were in effect before.
 
-    That is their default, or what their metadata calls `before` where the default changed what is made: a value, or a
-    function of the other values.
+    That is their default, or what their metadata calls `before` where the default changed what is made.
     """
     required = [f.name for f in fields(kind) if f.init and f.default is MISSING and f.default_factory is MISSING]
     try:
@@ -190,17 +189,10 @@ def _before(config: Any) -> dict[str, Any]:
 
 def _filled(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     filled = dict(values)
-    new = {name: default for name, default in defaults.items() if name not in filled}
-    filled |= {
-        name: _filled(default, {}) if isinstance(default, Mapping) else default
-        for name, default in new.items()
-        if not callable(default)
-    }
-    filled |= {name: default(filled) for name, default in new.items() if callable(default)}
     for name, default in defaults.items():
-        if name in new:
-            continue
-        if isinstance(default, Mapping) and isinstance(filled[name], Mapping):
+        if name not in filled:
+            filled[name] = default
+        elif isinstance(default, Mapping) and isinstance(filled[name], Mapping):
             filled[name] = _filled(default, filled[name])
     return filled
 

@@ -14,7 +14,6 @@ from pipeline.errors import ConfigError
 from pipeline.schema import differences, identity_part, plain, with_new_fields
 from pipeline.stage import Stage
 from pipeline.training_config import DataConfig, LoopConfig, identity
-from stages.prior.config import PriorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,20 +259,6 @@ def test_a_field_that_changed_what_is_made_says_what_was_before_it() -> None:
 
     assert differences(with_new_fields(Trained, {"step": {}}), plain(Trained())) == ["step.kind: old -> new"]
     assert differences(with_new_fields(Trained, {}), plain(Trained(step=Step(kind="old")))) == []
-
-
-def test_what_was_before_a_field_may_depend_on_the_others() -> None:
-    for old, before in (
-        ({"kind": "autoregressive", "fold": True}, "levels"),
-        ({"kind": "autoregressive", "fold": True, "whole_every": 2}, "auto"),
-        ({"kind": "autoregressive"}, "auto"),  # before there were folds
-        ({"kind": "masked", "fold": True}, "auto"),
-    ):
-        assert with_new_fields(PriorConfig, old)["sequence"] == before
-    assert (
-        with_new_fields(PriorConfig, plain(PriorConfig(sequence="places", kind="autoregressive")))["sequence"]
-        == "places"
-    )
 
 
 def test_fuzzed_recipes_never_end_in_another_error(recipe_file: Any) -> None:

@@ -22,7 +22,7 @@ from stages.prior.fold import folds_of
 from stages.prior.load import load_prior
 from stages.prior.loss import Draw, Noise, masked_loss
 from stages.prior.model import Prior
-from stages.prior.train import attended, goes_by_place
+from stages.prior.train import attended
 from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention
 
@@ -182,23 +182,6 @@ def test_a_fold_is_refused_where_it_cannot_be() -> None:
     ):
         with pytest.raises(ValueError, match="places one after another"):
             make_prior(kind, **changes)
-
-
-@pytest.mark.parametrize(
-    ("settings", "levels", "by_place"),
-    [
-        ({"kind": "autoregressive"}, 2, True),
-        ({"kind": "autoregressive"}, 3, False),
-        ({"kind": "autoregressive", "whole_every": 2}, 2, False),
-        ({"kind": "autoregressive", "sequence": "levels"}, 2, False),
-        ({"kind": "autoregressive", "fold": False}, 2, False),
-        ({}, 2, False),
-    ],
-)
-def test_two_folded_levels_go_by_place_unless_told_otherwise(
-    settings: dict[str, Any], levels: int, by_place: bool
-) -> None:
-    assert goes_by_place(PriorConfig(**settings), levels) is by_place
 
 
 @pytest.mark.parametrize(

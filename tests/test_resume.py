@@ -55,8 +55,8 @@ prior:
 
 
 AS_BIRDS = (
-    "prior.kind=autoregressive", "prior.corrupt=0", "prior.attend=[text]", "prior.condition_layers=1",
-    "prior.wordless=0.3",
+    "prior.kind=autoregressive", "prior.corrupt=0", "prior.whole_every=2", "prior.attend=[text]",
+    "prior.condition_layers=1", "prior.wordless=0.3",
 )  # fmt: skip
 """The prior of the recipe `birds`, where that of the recipe above is the default's."""
 

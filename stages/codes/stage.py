@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.errors import ConfigError
+from pipeline.hub import check_model
 from pipeline.progress import Progress
 from pipeline.shard_index import ShardSet
 from pipeline.stage import Stage
 from stages.codes.config import SEEN, CodesConfig
-from stages.conditioning.hub import check_model
 
 PASSED_OVER = (
     "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,6 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
     attend = attended(cfg.attend, modalities)
     if cfg.wordless and "text" not in attend:
         raise ConfigError("prior.wordless: no words are read here anyway. Set wordless=0, or attend=[text].")
-    begun = cfg.init_from and cfg.sequence == "auto"
     if cfg.condition_layers and not set(attend) - {"image"}:
         raise ConfigError("prior.condition_layers: there are no tokens to refine here. Set condition_layers=0.")
     with torch.random.fork_rng(devices=[]):
@@ -98,7 +96,7 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
                 dropout=cfg.dropout,
                 window=cfg.window,
                 fold=cfg.fold,
-                by_place=_like_source(cfg) if begun else goes_by_place(cfg, len(codes.grids)),
+                by_place=cfg.sequence == "places",
                 code_widths=[codebook.shape[1] for codebook in codebooks],
                 attend=attend,
                 attend_every=min(ATTEND_EVERY, cfg.depth),
@@ -111,21 +109,6 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
         _start_from(prior, Path(cfg.init_from))
     prior.know(codebooks)
     return prior
-
-
-def goes_by_place(cfg: PriorConfig, levels: int) -> bool:
-    """Whether the sequence of this prior is one of places."""
-    fit = cfg.kind == "autoregressive" and cfg.fold and levels == 2 and not cfg.whole_every
-    return cfg.sequence == "places" or (cfg.sequence == "auto" and fit)
-
-
-def _like_source(cfg: PriorConfig) -> bool:
-    """Whether the prior to start from goes by place; one that is not there is refused later, by name."""
-    try:
-        about = json.loads((Path(cfg.init_from) / "model" / "config.json").read_text(encoding="utf-8"))
-        return bool(about["model"].get("by_place", False))
-    except (OSError, ValueError, KeyError, AttributeError):
-        return False
 
 
 def _widths(cfg: PriorConfig, codes: CodeSet) -> dict[str, int]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
+from pipeline.hub import check_model
 from pipeline.stage import Stage
-from stages.conditioning.hub import check_model
 from stages.vqvae.config import VQVAEConfig
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
+from pipeline.hub import check_model
 from pipeline.stage import Stage
 from stages.conditioning.align.config import AlignConfig
-from stages.conditioning.hub import check_model
 
 
 def run(cfg: AlignConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
