@@ -120,10 +120,7 @@ def test_captions_longer_than_the_tower_are_said_to_be_cut(caplog: pytest.LogCap
     warn_of_long(tokenizer, ["a red bird"], 8)
     assert not caplog.text
     warn_of_long(tokenizer, ["a red bird", "a red bird " * 9], 8)
-    assert (
-        "50.0 % of the captions are longer than the text tower's 8 tokens (align.text_tokens) and are cut"
-        in caplog.text
-    )
+    assert "50.0 % of the captions are longer than the text tower's 8 tokens (align.text_tokens)" in caplog.text
 
 
 def test_the_tokenizer_reads_any_script_and_splits_its_own_words_little(tmp_path: Path) -> None:

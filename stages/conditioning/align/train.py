@@ -100,7 +100,8 @@ def warn_of_long(tokenizer: Any, captions: Iterable[str], longest: int) -> None:
     if longer:
         share = len(longer) / len(sizes)
         log.warning(
-            "%.1f %% of the captions are longer than the tower's %d tokens (align.text_tokens), and are cut, such as '%s'",
+            "%.1f %% of the captions are longer than the text tower's %d tokens (align.text_tokens) and are cut, such "
+            "as '%s'",
             100 * share, longest, longer[0][:80],
         )  # fmt: skip
 
