@@ -58,8 +58,8 @@ def run(runs: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def causal(run: Path) -> Path:
-    """Another prior on the same codes: autoregressive and by place, with a layer over the tokens."""
-    prior = "prior: {kind: autoregressive, sequence: places, condition_layers: 1, wordless: 0.3, "
+    """Another prior on the same codes: autoregressive, with a layer over the tokens."""
+    prior = "prior: {kind: autoregressive, condition_layers: 1, wordless: 0.3, "
     recipe = RECIPE.replace("name: all", "name: causal").replace("prior: {", prior).replace("steps: 4", "steps: 2")
     head, _, tail = recipe.partition("shards:")
     used = ", ".join(f"{name}: {run / name}" for name in ("shards", "align", "vqvae", "codes"))

@@ -32,7 +32,6 @@ KINDS = {
     "folded": {"fold": True},
     "autoregressive": {"kind": "autoregressive"},
     "autoregressive folded": {"kind": "autoregressive", "fold": True},
-    "by place": {"kind": "autoregressive", "fold": True, "by_place": True},
 }
 
 
@@ -57,13 +56,11 @@ def make_class(rows: int) -> dict[str, Condition]:
     return {"class": class_condition(torch.arange(rows) % 3, 3)}
 
 
-@pytest.mark.parametrize("kind", ["autoregressive", "autoregressive folded", "by place"])
-def test_the_autoregressive_prior_sees_only_what_came_before(kind: str) -> None:
-    prior, codes = make_prior(kind), make_codes(1)
+@pytest.mark.parametrize("fold", [False, True])
+def test_the_autoregressive_prior_sees_only_what_came_before(fold: bool) -> None:
+    prior, codes = make_prior("autoregressive", fold=fold), make_codes(1)
     guide = prior.guide(make_class(1), {}, 1)
-    coarse, fine = prior.codes_of(0), prior.codes_of(1) + 4
-    by_level = torch.cat([coarse.flatten(), fine.flatten()])
-    order = torch.cat([coarse, fine], dim=1).flatten() if prior.by_place else by_level
+    order = torch.cat([prior.codes_of(0).flatten(), prior.codes_of(1).flatten() + 4])
     before = torch.cat([x.sum(-1) for x in prior.causal_logits(codes, guide)], dim=1)[:, order]
 
     for position, code in enumerate(order.tolist()):
@@ -175,23 +172,6 @@ def test_without_cross_attention_a_vector_and_the_places_of_a_source_are_heard()
 def test_a_fold_is_refused_where_it_cannot_be() -> None:
     with pytest.raises(ValueError, match="does not split"):
         make_prior(fold=True, grids=[(1, 1), (3, 3)])
-    for kind, changes in (
-        ("folded", {"by_place": True}),
-        ("by place", {"fold": False}),
-        ("by place", {"grids": [(2, 2)], "codebook_sizes": [7]}),
-    ):
-        with pytest.raises(ValueError, match="places one after another"):
-            make_prior(kind, **changes)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"sequence": "places"}, {"sequence": "rows"}, {"sequence": "places", "fold": False}]
-)
-def test_a_sequence_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"prior\.sequence is one of"):
-        PriorConfig(**settings)
-    with pytest.raises(ValueError, match="every row learns all levels"):
-        PriorConfig(kind="autoregressive", sequence="places", whole_every=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

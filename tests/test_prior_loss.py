@@ -32,7 +32,7 @@ def test_noise_replaces_and_hides_its_shares() -> None:
 def test_the_loss_of_a_global_batch_is_the_mean_over_its_micro_batches(kind: str) -> None:
     prior, codes, conditions = make_prior(kind), make_codes(12), make_class(12)
     learn = masked_loss if prior.kind == "masked" else causal_loss
-    draw = Draw(3, 5, Noise(token_dropout=0.1, whole_every=int(prior.by_place)))
+    draw = Draw(3, 5, Noise(token_dropout=0.1))
 
     def loss(rows: slice) -> torch.Tensor:
         part = {"class": conditions["class"].map(lambda x: x[rows])}
@@ -60,9 +60,8 @@ def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, heard: str, r
     prior = make_prior(kind, **several[heard])
     text = Condition(torch.randn(1, 3, 6), torch.randn(1, 6), torch.ones(1, 3, dtype=torch.bool))
     told = {"text": text} if heard == "text" else make_class(1)
-    noise = Noise(whole_every=int(prior.by_place))
     learn = masked_loss if prior.kind == "masked" else causal_loss
-    loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([row]), Draw(0, 0, noise))
+    loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([row]), Draw(0, 0, Noise()))
     loss.backward()
     assert [name for name, p in prior.named_parameters() if p.grad is None] == []
     assert set(metrics) == {"loss_level0", "loss_level1"} and loss.isfinite()
@@ -70,7 +69,7 @@ def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, heard: str, r
 
 @pytest.mark.parametrize(("wordless", "alike"), [(0.0, False), (0.9999, True)])
 def test_wordless_rows_learn_from_the_vector_alone(wordless: float, alike: bool) -> None:
-    prior = make_prior("by place", conditions={"text": 6}, attend=["text"], condition_layers=1)
+    prior = make_prior("autoregressive folded", conditions={"text": 6}, attend=["text"], condition_layers=1)
     noise = Noise(drop_each=0.0, drop_all=0.0, wordless=wordless, whole_every=1)
     pooled, mask = torch.randn(4, 6), torch.ones(4, 3, dtype=torch.bool)
     losses = []
@@ -119,7 +118,7 @@ def test_a_prior_of_one_level_learns_it_from_every_row() -> None:
     assert metrics["loss_level0"] > 0
 
 
-@pytest.mark.parametrize("kind", ["autoregressive", "autoregressive folded", "by place"])
+@pytest.mark.parametrize("kind", ["autoregressive", "autoregressive folded"])
 def test_surprise_is_the_negative_log_likelihood_in_bits(kind: str) -> None:
     prior, codes = make_prior(kind), make_codes(2)
     bits = surprise(prior, codes, make_class(2), torch.arange(2), seed=0)
@@ -149,7 +148,7 @@ def test_a_prior_learns_codes_that_follow_from_class_and_coarse_code(kind: str) 
     coarse = (labels[:, None] * 2 + torch.arange(24)[:, None] // 12).expand(-1, 4).contiguous()  # one of two per class
     fine = (coarse[:, parents] + torch.arange(16)) % 11
     conditions = {"class": class_condition(labels, 3)}
-    noise = Noise(corrupt=0.0, label_smoothing=0.0, drop_each=0.0, drop_all=0.0, whole_every=int(prior.by_place))
+    noise = Noise(corrupt=0.0, label_smoothing=0.0, drop_each=0.0, drop_all=0.0)
     for step in range(80):
         loss, _ = learn(prior, SIZES, [coarse, fine], conditions, torch.arange(24), Draw(0, step, noise))
         optimizer.zero_grad()

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from stages.conditioning.condition import Condition, class_condition
-from stages.conditioning.source_codes import image_condition
 from stages.prior.model import Prior
 from stages.prior.order import cosine_counts, default_steps, halton_order, radical_inverse
 from stages.prior.sampling import Guidance, Turn, draw, sample, truncate
@@ -59,40 +58,6 @@ def test_autoregressive_samples_follow_the_prior() -> None:
     one = {"class": class_condition(torch.tensor([1]), 3)}
     expected = prior.causal_logits([torch.zeros(1, 1, dtype=torch.int64)], prior.guide(one, {}, 1))[0].softmax(-1)
     assert torch.allclose(drawn.bincount(minlength=7) / 10_000, expected.flatten(), atol=0.02)
-
-
-def test_cached_logits_by_place_equal_uncached_ones() -> None:
-    prior, codes = make_prior("by place", conditions={"class": 3, "image": 1}), make_codes(3)
-    source = image_condition(make_codes(3, seed=1), torch.tensor([True, True, False]))
-    guide, caches = prior.guide({**make_class(3), "image": source}, {}, 3), prior.caches()
-    coarse, fine = prior.causal_logits(codes, guide)
-
-    for token, places in enumerate(prior.codes_of(1).tolist()):
-        known = [torch.zeros_like(c) for c in codes]
-        for level, c in enumerate(codes):
-            before = prior.codes_of(level)[:token].flatten()
-            known[level][:, before] = c[:, before]
-        said = prior.next_token(known, 0, token, guide, caches)
-        assert (prior.next_logits(said, 0, codes[0][:, None, :0]) - coarse[:, token]).abs().max() <= 1e-4
-        said = prior.next_below(said, codes[0][:, token : token + 1], token, guide)
-        for slot, index in enumerate(places):
-            one = prior.next_logits(said, 1, codes[1][:, None, places[:slot]])
-            assert (one - fine[:, index]).abs().max() <= 1e-4
-
-
-def test_the_likeliest_codes_by_place_are_those_of_the_guided_logits() -> None:
-    prior, settings = make_prior("by place"), SampleSettings(guidance=3.0, temperature=0.0)
-    held = [torch.randint(0, size, (3, h, w)) for size, (h, w) in zip(SIZES, prior.grids, strict=True)]
-    where = [torch.zeros_like(c, dtype=torch.bool) for c in held]
-    where[0][:, 0, 1], where[1][:, 1::2, 0] = True, True
-
-    painted = sample(prior, make_class(3), torch.arange(3), settings, clamp=held, clamp_mask=where)
-
-    codes = [c.flatten(1) for c in painted]
-    guidance = Guidance.of(prior, make_class(3), 3, settings)
-    for level, logits in enumerate(prior.causal_logits(guidance.spread(codes), guidance.guide)):
-        likeliest = guidance.combine(logits).argmax(dim=-1).view_as(held[level])
-        assert torch.equal(painted[level], torch.where(where[level], held[level], likeliest))
 
 
 @pytest.mark.parametrize("fold", [False, True])

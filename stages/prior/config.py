@@ -10,7 +10,6 @@ from stages.prior.settings import SampleSettings
 
 KINDS = ("masked", "autoregressive")
 CONDITIONS = ("auto", "class", "text", "audio", "image", "vector", "picture")
-SEQUENCES = ("levels", "places")
 SHARES = ("dropout", "corrupt", "token_dropout", "label_smoothing", "drop_all", "wordless")
 
 
@@ -30,11 +29,8 @@ class PriorConfig:
     """Masked: side of attention windows on the finest level, in tokens; 0 attends in full. For 512 px and more."""
     fold: bool = field(default=True, metadata={"before": False})
     """One token for all codes of a finer level under one of the level above: a shorter sequence."""
-    sequence: str = "levels"
-    """Autoregressive: `levels` (all codes of a level before the next) or `places` (a coarse code, those under it, the
-    next place; for two levels with `fold`): half as long and quick to learn, but it obeyed texts less in long runs."""
     whole_every: int = 0
-    """Autoregressive by levels: one row in so many learns the codes of all levels, the others the coarsest alone, which
+    """Autoregressive: one row in so many learns the codes of all levels, the others the coarsest alone, which
     cost little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
     """What the prior listens to: class, text, audio, image, picture; `auto` takes all that the codes hold."""
@@ -114,7 +110,6 @@ class PriorConfig:
                 f"prior.whole_every is for kind 'autoregressive' and not negative; got {self.whole_every} with kind "
                 f"'{self.kind}'. Leave it out."
             )
-        self._check_sequence()
         if self.window and self.kind != "masked":
             raise ValueError("prior.window is for kind 'masked'. Set prior.window=0 or prior.kind=masked.")
         shares = {name: getattr(self, name) for name in SHARES}
@@ -125,13 +120,3 @@ class PriorConfig:
                 raise ValueError(f"prior.{name} lies in [0, 1); got {share}.")
         if unknown := (set(self.conditions) | set(each) - {""}) - set(CONDITIONS):
             raise ValueError(f"prior.conditions knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
-
-    def _check_sequence(self) -> None:
-        by_place = self.sequence == "places"
-        if self.sequence not in SEQUENCES or (by_place and not (self.kind == "autoregressive" and self.fold)):
-            raise ValueError(
-                f"prior.sequence is one of {', '.join(SEQUENCES)}, and places are for kind 'autoregressive' with fold; "
-                f"got '{self.sequence}'."
-            )
-        if by_place and self.whole_every:
-            raise ValueError("prior.whole_every: by places every row learns all levels. Leave it out.")

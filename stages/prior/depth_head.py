@@ -60,18 +60,3 @@ class DepthHead(nn.Module):
     def _refined(self, x: Tensor) -> Tensor:
         result: Tensor = x + self.down(F.gelu(self.up(self.norm(x))))
         return result
-
-
-class Below(nn.Module):
-    """A step from a place to the codes under it, where the trunk takes none."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width, bias=False)
-        nn.init.normal_(self.up.weight, std=width**-0.5)
-        nn.init.normal_(self.down.weight, std=0.3 * (4 * width) ** -0.5)
-
-    def forward(self, x: Float[Tensor, "b m w"]) -> Float[Tensor, "b m w"]:
-        result: Tensor = x + self.down(F.gelu(self.up(self.norm(x))))
-        return result

@@ -38,8 +38,7 @@ class Noise:
         drop_each, drop_all: chance to drop each condition by itself, and all at once.
         wordless: share of the rows with a text that hear its vector alone.
         label_smoothing: of the cross-entropy.
-        whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels. 1 where a
-            prior goes by place.
+        whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels.
     """
 
     corrupt: float = 0.1
@@ -184,7 +183,7 @@ def causal_loss(
 
 @torch.no_grad()
 def surprise(prior: Prior, codes: Codes, conditions: Conditions, rows: Tensor, seed: int) -> Float[Tensor, "b levels"]:
-    """Negative log-likelihood in bits per code, of each level given the coarser ones (by place: given all before it).
+    """Negative log-likelihood in bits per code, of each level given the coarser ones.
 
     Exact for `autoregressive`. For `masked` an unbiased draw of the bound over all orders of filling in: a uniform
     number of codes is hidden and the mean over them taken (ARDM; Hoogeboom et al. 2022, eq. 3).

@@ -3,9 +3,7 @@
 All levels form one sequence, coarsest first. A code of a finer level carries the embedding of the coarse code above
 it; with `fold` one token holds all fine codes of a coarse one. `masked` sees in both directions and fills hidden codes
 of one level at a time (MaskGIT; Chang et al. 2022); `autoregressive` predicts code after code, level after
-level: tokens in raster order, and the codes of a folded one in turn (`DepthHead`). With `by_place` the sequence is that
-of the coarse codes alone, and each brings those under it before the next (the order of RQ-Transformer; Lee et al. 2022,
-section 3.2, here over two levels): half as long, and every row learns all levels.
+level: tokens in raster order, and the codes of a folded one in turn (`DepthHead`).
 
 Shapes: b batch, n codes of one level (flattened in raster order), N codes of all levels, m tokens, s codes of a token,
 e width of a code's part of it, w width, k codebook rows, a asked codes of the whole batch.
@@ -27,7 +25,7 @@ from stages.conditioning.condition import Conditions
 from stages.conditioning.mixer import IMAGE, ConditionMixer
 from stages.conditioning.source_codes import SourceCodes
 from stages.prior.code_table import CodeEmbedding, CodeHead, CodeTable, Looks
-from stages.prior.depth_head import Below, DepthHead
+from stages.prior.depth_head import DepthHead
 from stages.prior.fold import folds_of
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
@@ -65,7 +63,6 @@ class Prior(nn.Module):
         dropout: on the residual branches.
         window: side of attention windows on the finest level, in its tokens; 0 attends in full. Masked only.
         fold: one token for all codes of a finer level under one of the level above.
-        by_place: autoregressive, folded, two levels: a coarse code, the fine ones under it, then the next place.
         code_widths: of every level's codebook rows, where the model is to `know` what codes look like.
         attend: conditions whose tokens are read by cross-attention; the others are heard as one vector (and a source
             picture at every place). A class says everything in its vector.
@@ -94,7 +91,6 @@ class Prior(nn.Module):
         dropout: float = 0.0,
         window: int = 0,
         fold: bool = False,
-        by_place: bool = False,
         code_widths: Sequence[int] = (),
         attend: Sequence[str] = (),
         attend_every: int = 1,
@@ -106,17 +102,12 @@ class Prior(nn.Module):
         self.arguments: dict[str, Any] = {
             "kind": kind, "grids": [list(grid) for grid in grids], "codebook_sizes": list(codebook_sizes),
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
-            "window": window, "fold": fold, "by_place": by_place, "code_widths": list(code_widths),
-            "attend": list(attend), "attend_every": attend_every, "condition_layers": condition_layers,
-            "shared": dict(shared or {}),
+            "window": window, "fold": fold, "code_widths": list(code_widths), "attend": list(attend),
+            "attend_every": attend_every, "condition_layers": condition_layers, "shared": dict(shared or {}),
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
         self.folds = folds_of(self.grids, fold=fold)
-        self.by_place = by_place
-        if by_place and not (kind == "autoregressive" and fold and len(self.grids) == 2):
-            raise ValueError("places one after another are for autoregressive priors of two levels with fold.")
-        placed = self.folds[:1] if by_place else self.folds
         self.codebook_sizes = list(codebook_sizes)
         source = None
         if IMAGE in conditions:
@@ -131,10 +122,9 @@ class Prior(nn.Module):
         levels = list(zip(self.codebook_sizes, looks, self.folds, strict=True))
         self.embeddings = nn.ModuleList(_of_codes(size, one.part_width(width), look) for size, look, one in levels)
         self.above = nn.ModuleList(_of_codes(size, width, look) for size, look, _ in levels[:-1])
-        self.level_embedding = _embedding(len(placed), width)
-        self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in placed)
-        self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in placed)
-        self.below = Below(width) if by_place else None
+        self.level_embedding = _embedding(len(self.grids), width)
+        self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
+        self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
         self.unfold = nn.ModuleList(_unfold(kind, width, one.slots, size, look) for size, look, one in levels)
         self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
@@ -177,10 +167,7 @@ class Prior(nn.Module):
             return guide
         image = conditions.get(IMAGE) or self.mixer.no_image(rows)
         seen = self.mixer.source.in_place(image, self.mixer.has_image(image, kept))
-        shown = [f.gather(x) for f, x in zip(self.folds, seen, strict=True)]
-        if self.by_place:
-            return replace(guide, source=shown[0] + shown[1], below=shown[1])
-        return replace(guide, source=torch.cat(shown, dim=1))
+        return replace(guide, source=torch.cat([f.gather(x) for f, x in zip(self.folds, seen, strict=True)], dim=1))
 
     def hidden_logits(self, codes: Codes, guide: Guide, asked: Tensor | None = None) -> Tensor:
         """Logits of the last level shown, looking in both directions.
@@ -202,10 +189,8 @@ class Prior(nn.Module):
     def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
         """Logits of every level, each code seeing only those before it.
 
-        Levels may stop early, unless they go by place; the last in part, where it is not folded.
+        Levels may stop early; the last in part, where it is not folded.
         """
-        if self.by_place:
-            return self._logits_by_place(codes, guide)
         tokens = [self._of_tokens(c, level) for level, c in enumerate(codes)]
         x = torch.cat(
             [self.causal_inputs(codes, level, 0, one.shape[1], guide) for level, one in enumerate(tokens)], dim=1
@@ -219,34 +204,6 @@ class Prior(nn.Module):
                 vectors = self.folds[level].spread(of_codes)
             logits.append(self.heads[level](vectors).float())
         return logits
-
-    def _logits_by_place(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
-        coarse, fine = codes
-        x = self.causal_inputs(codes, 0, 0, coarse.shape[1], guide)
-        x = self.trunk(x, Context(guide, self.rotary[: x.shape[1]], causal=True))
-        unfold = self.unfold[1]
-        assert isinstance(unfold, DepthHead)
-        under = self._under(x, coarse, guide.below)
-        of_codes = rearrange(unfold(under, self._of_tokens(fine, 1)), "b m s w -> b m (s w)")
-        return [self.heads[0](x).float(), self.heads[1](self.folds[1].spread(of_codes)).float()]
-
-    def _under(
-        self, x: Float[Tensor, "b m w"], coarse: Int[Tensor, "b m"], shown: Float[Tensor, "b m w"] | None
-    ) -> Float[Tensor, "b m w"]:
-        """What is known of the fine codes of places whose coarse codes are known by now."""
-        assert self.below is not None
-        x = x + self.above[0](coarse)
-        result: Tensor = self.below(x if shown is None else x + shown)
-        return result
-
-    def next_below(
-        self, said: Float[Tensor, "b 1 1 w"], coarse: Int[Tensor, "b 1"], token: int, guide: Guide
-    ) -> Float[Tensor, "b 1 s w"]:
-        """By place: what the trunk says of the fine codes of a token, given its coarse code."""
-        unfold = self.unfold[1]
-        assert isinstance(unfold, DepthHead)
-        shown = None if guide.below is None else guide.below[:, token : token + 1]
-        return unfold.apart(self._under(said[:, :, 0], coarse, shown))
 
     def next_token(
         self, codes: Codes, level: int, token: int, guide: Guide, caches: list[Cache]
@@ -269,8 +226,7 @@ class Prior(nn.Module):
 
     def caches(self) -> list[Cache]:
         """Empty caches for one run over the whole sequence."""
-        count = self.folds[0].count if self.by_place else sum(one.count for one in self.folds)
-        return [Cache(count) for _ in range(self.trunk.depth)]
+        return [Cache(sum(one.count for one in self.folds)) for _ in range(self.trunk.depth)]
 
     def causal_inputs(self, codes: Codes, level: int, begin: int, end: int, guide: Guide) -> Float[Tensor, "b m w"]:
         """Inputs of tokens [begin, end) of a level: the token before each, its own place and the code above it."""
@@ -293,10 +249,10 @@ class Prior(nn.Module):
         return codes[:, self.codes_of(level)[: codes.shape[1]]]
 
     def _embedded(self, codes: Codes, level: int, begin: int, end: int) -> Float[Tensor, "b m w"]:
-        """The embeddings of tokens [begin, end) of a level; by place also of the fine codes there."""
+        """The embeddings of tokens [begin, end) of a level."""
         parts = self.embeddings[level](codes[level][:, self.codes_of(level)[begin:end]])
         together: Tensor = rearrange(parts, "b m s e -> b m (s e)")
-        return together + self._embedded(codes, 1, begin, end) if self.by_place and level == 0 else together
+        return together
 
     def _tokens(self, codes: Codes, level: int, guide: Guide) -> Float[Tensor, "b n w"]:
         count = self.folds[level].count

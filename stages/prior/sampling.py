@@ -187,22 +187,15 @@ def _sample_causal(
     """One code after another, with a key-value cache over the tokens."""
     codes = [torch.zeros(len(seeds), n, dtype=torch.int64, device=seeds.device) for n in prior.sizes]
     caches = prior.caches()
-
-    def fill(said: Tensor, level: int, places: list[int]) -> None:
-        for slot, index in enumerate(places):
-            known = guidance.spread([codes[level][:, places[:slot]]])[0][:, None]
-            logits = guidance.combine(prior.next_logits(said, level, known))
-            drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
-            codes[level][:, index] = drawn[:, 0]
-            codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]
-
-    for level in range(1 if prior.by_place else len(prior.sizes)):
+    for level in range(len(prior.sizes)):
         for token, places in enumerate(prior.codes_of(level).tolist()):
             said = prior.next_token(guidance.spread(codes), level, token, guidance.guide, caches)
-            fill(said, level, places)
-            if prior.by_place:
-                [above] = guidance.spread([codes[0][:, places]])
-                fill(prior.next_below(said, above, token, guidance.guide), 1, prior.codes_of(1)[token].tolist())
+            for slot, index in enumerate(places):
+                known = guidance.spread([codes[level][:, places[:slot]]])[0][:, None]
+                logits = guidance.combine(prior.next_logits(said, level, known))
+                drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
+                codes[level][:, index] = drawn[:, 0]
+                codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]
     return codes
 
 

@@ -21,11 +21,8 @@ def check(cfg: PriorConfig, recipe: Recipe) -> None:
     """What the prior is to hear must be said by somebody, where this recipe makes the codes.
 
     Raises:
-        ValueError: text, audio, vector or picture without an encoder; places for another number of levels than two.
+        ValueError: text, audio, vector or picture without an encoder.
     """
-    levels = recipe.sections.get("vqvae", {}).get("levels")
-    if cfg.sequence == "places" and isinstance(levels, list) and len(levels) != 2:
-        raise ValueError(f"prior.sequence=places is for two levels, and vqvae.levels is {levels}. Leave it out.")
     codes = [section for name, section in recipe.sections.items() if name.partition("@")[0] == "codes"]
     if len(codes) != 1:
         return

@@ -60,7 +60,7 @@ class PriorTask:
             drop_all=cfg.drop_all,
             wordless=cfg.wordless,
             label_smoothing=cfg.label_smoothing,
-            whole_every=1 if prior.by_place else cfg.whole_every,
+            whole_every=cfg.whole_every,
         )
         self.figures: dict[str, float] = {}
         """What the last evaluation found."""
@@ -79,10 +79,7 @@ class PriorTask:
         return self.main.update(loss_fn, micro_batches)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Bits per code of each level of val, given all before it, and bits per image; the same on every rank.
-
-        What stands before a code depends on the prior's sequence: only bits per image compare between sequences.
-        """
+        """Bits per code of each level of val, given the coarser ones, and bits per image; the same on every rank."""
         if "val" not in self.codes.shards.splits:
             return {}
         num_levels = len(self.codes.grids)

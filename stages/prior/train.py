@@ -96,7 +96,6 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
                 dropout=cfg.dropout,
                 window=cfg.window,
                 fold=cfg.fold,
-                by_place=cfg.sequence == "places",
                 code_widths=[codebook.shape[1] for codebook in codebooks],
                 attend=attend,
                 attend_every=min(ATTEND_EVERY, cfg.depth),

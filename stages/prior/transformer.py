@@ -70,8 +70,6 @@ class Guide:
     mask: Bool[Tensor, "b t"]
     source: Float[Tensor, "b n w"] | None = None
     """What a source picture shows at the place of every token."""
-    below: Float[Tensor, "b n w"] | None = None
-    """By place: what it shows of the fine codes there, said again where these are drawn."""
 
 
 @dataclass(frozen=True)
