@@ -13,8 +13,8 @@ from data_prep.images import encode_image
 from pipeline.batch import Draw
 from pipeline.samples import Sample
 from stages.conditioning.align.config import AlignConfig
-from stages.conditioning.align.loss import Bank, contrastive_loss, recalls
-from stages.conditioning.align.read import AlignDecode
+from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls
+from stages.conditioning.align.read import AlignDecode, exchanged
 from stages.conditioning.align.tokenizer import train_tokenizer
 from stages.conditioning.align.train import warn_of_long
 from stages.images import CropDecode
@@ -41,13 +41,17 @@ def _captions(given: torch.Tensor | None) -> torch.Tensor:
 def brute_force(bank: Bank, scale: float) -> float:
     """The definition, row by row."""
     losses = []
+    swapped = bank.vectors.get(SWAPPED)
     for a, b in (("audio", "image"), ("audio", "text"), ("image", "text")):
         rows = [i for i in range(ROWS) if bank.present[a][i] and bank.present[b][i]]
         terms = []
         for i in rows:
             for x, y in ((a, b), (b, a)):
                 others = [j for j in rows if j == i or not ("text" in (a, b) and bank.caption[i] == bank.caption[j])]
-                logits = torch.stack([scale * bank.vectors[x][i] @ bank.vectors[y][j] for j in others])
+                against = [bank.vectors[y][j] for j in others]
+                if swapped is not None and (x, y) == ("image", "text") and bank.present[SWAPPED][i]:
+                    against.append(swapped[i])
+                logits = torch.stack([scale * bank.vectors[x][i] @ vector for vector in against])
                 terms.append(torch.logsumexp(logits, 0) - scale * bank.vectors[x][i] @ bank.vectors[y][i])
         losses.append(torch.stack(terms).mean())
     return float(torch.stack(losses).mean())
@@ -60,6 +64,41 @@ def test_the_loss_is_its_definition(captions: torch.Tensor) -> None:
     assert float(loss) == pytest.approx(brute_force(bank, 7.0), abs=1e-9)
 
 
+def test_a_caption_made_wrong_is_a_negative_of_its_own_picture() -> None:
+    plain, bank = make_bank(), with_swapped(make_bank())
+    loss, _ = contrastive_loss(bank, torch.tensor(7.0, dtype=torch.float64))
+    assert float(loss) == pytest.approx(brute_force(bank, 7.0), abs=1e-9)
+    assert loss > contrastive_loss(plain, torch.tensor(7.0, dtype=torch.float64))[0]
+
+
+def with_swapped(bank: Bank) -> Bank:
+    """Every second row has a caption made wrong."""
+    wrong = F.normalize(bank.vectors["text"] + bank.vectors["image"], dim=1)
+    rows = torch.arange(ROWS) % 2 == 0
+    return Bank(bank.vectors | {SWAPPED: wrong}, bank.present | {SWAPPED: rows}, bank.caption)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("A red bird to the Left of a bright blue one", "A red bird to the right of a bright blue one"),
+        ("왼쪽에 빨간 새, 오른쪽은 파란 새", "오른쪽에 빨간 새, 왼쪽은 파란 새"),
+        ("a leftover", "a rightover"),
+        ("a bright bird", "a bright bird"),
+    ],
+)
+def test_words_are_exchanged_both_ways(text: str, wrong: str) -> None:
+    assert exchanged(text, [("left", "right"), ("왼쪽", "오른쪽")]) == wrong
+    assert exchanged(text, []) == text
+
+
+def test_opposites_are_refused_where_they_mean_nothing() -> None:
+    with pytest.raises(ValueError, match="each in one pair"):
+        AlignConfig(opposites=(("left", "right"), ("Left", "up")))
+    with pytest.raises(ValueError, match="stays as it is"):
+        AlignConfig(opposites=(("left", "right"),), pretrained="somewhere")
+
+
 def test_identical_captions_do_not_push_each_other_away() -> None:
     apart, _ = contrastive_loss(make_bank(), torch.tensor(7.0))
     alike, _ = contrastive_loss(make_bank(captions=torch.zeros(ROWS, dtype=torch.int64)), torch.tensor(7.0))
@@ -70,8 +109,9 @@ def test_identical_captions_do_not_push_each_other_away() -> None:
 def test_gradients_are_those_of_the_whole_batch(pieces: int) -> None:
     torch.manual_seed(1)
     inputs = torch.randn(ROWS, WIDTH, dtype=torch.float64)
-    weight = {name: torch.randn(WIDTH, WIDTH, dtype=torch.float64) for name in ("image", "text", "audio")}
-    like = make_bank()
+    names = ("image", "text", "audio", SWAPPED)
+    weight = {name: torch.randn(WIDTH, WIDTH, dtype=torch.float64) for name in names}
+    like = with_swapped(make_bank())
 
     def vectors(w: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
         return {name: F.normalize(inputs[rows] @ w[name], dim=1) for name in w}

@@ -50,6 +50,9 @@ class AlignConfig:
     """Training plays each sound at one of these speeds, pitch and all (speed perturbation; Ko et al. 2015)."""
     transcripts: float = 0.5
     """How often the text of a sample that speaks is what it says; else one of its captions."""
+    opposites: tuple[tuple[str, str], ...] = ()
+    """Pairs of words, such as [left, right]: a caption with the two exchanged is one more negative of its picture
+    (NegCLIP; Yuksekgonul et al. 2023, arXiv 2210.01936, section 4), so that who is where is read, not only what."""
     temperature: float = 0.07
     """Of the softmax at the start; it is learned."""
     val_samples: int = identity(1000)
@@ -71,6 +74,11 @@ class AlignConfig:
             raise ValueError(f"transcripts lies in [0, 1]; got {self.transcripts}.")
         if not self.sound_speeds or not all(0.5 <= speed <= 2 for speed in self.sound_speeds):
             raise ValueError(f"sound_speeds lie between 0.5 and 2; got {list(self.sound_speeds)}.")
+        words = [word for pair in self.opposites for word in pair]
+        if not all(words) or len({word.lower() for word in words}) < len(words):
+            raise ValueError(f"opposites are pairs of different words, each in one pair; got {list(self.opposites)}.")
+        if self.opposites and self.pretrained:
+            raise ValueError("opposites teach a text tower, and one that is pretrained stays as it is. Leave one out.")
         if self.audio_seconds < 0.2 or self.text_tokens < 4 or self.embedding < 1 or not 0 < self.temperature < 10:
             raise ValueError(
                 "audio_seconds is at least 0.2, text_tokens at least 4, embedding positive and temperature between 0 "

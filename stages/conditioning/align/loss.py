@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+SWAPPED = "swapped"
+"""Not a modality: a caption made wrong, further from its own picture than the right one."""
+
 
 @dataclass(frozen=True)
 class Bank:
@@ -38,13 +41,14 @@ class Bank:
 def contrastive_loss(bank: Bank, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean over the pairs of modalities of the cross-entropy both ways; and it per pair.
 
-    A row counts where it has both; identical captions are no negatives of one another.
+    A row counts where it has both; identical captions are no negatives of one another. A row's caption made wrong
+    (`SWAPPED`) is one more negative of its picture alone.
     """
     same = (bank.caption[:, None] == bank.caption[None, :]) & ~torch.eye(
         len(bank.caption), dtype=torch.bool, device=bank.caption.device
     )
     losses: dict[str, Tensor] = {}
-    for a, b in itertools.combinations(sorted(bank.vectors), 2):
+    for a, b in itertools.combinations(sorted(set(bank.vectors) - {SWAPPED}), 2):
         both = bank.present[a] & bank.present[b]
         logits = scale * bank.vectors[a] @ bank.vectors[b].T
         hidden = ~both[None, :] | ~both[:, None]
@@ -53,10 +57,18 @@ def contrastive_loss(bank: Bank, scale: Tensor) -> tuple[Tensor, dict[str, Tenso
         logits = logits.masked_fill(hidden & ~torch.eye(len(both), dtype=torch.bool, device=both.device), -1e4)
         places = torch.arange(len(both), device=both.device)
         weight = both.to(logits.dtype) / both.sum().clamp(min=1)
-        forth = F.cross_entropy(logits, places, reduction="none")
+        forth = F.cross_entropy(_with_swapped(logits, bank, scale, (a, b)), places, reduction="none")
         back = F.cross_entropy(logits.T, places, reduction="none")
         losses[f"{a}_{b}"] = ((forth + back) / 2 * weight).sum()
     return torch.stack(list(losses.values())).mean(), {f"loss_{k}": v.detach() for k, v in losses.items()}
+
+
+def _with_swapped(logits: Tensor, bank: Bank, scale: Tensor, pair: tuple[str, str]) -> Tensor:
+    """Of pictures against captions: a column more, each picture's own caption made wrong."""
+    if pair != ("image", "text") or SWAPPED not in bank.vectors:
+        return logits
+    wrong = scale * (bank.vectors["image"] * bank.vectors[SWAPPED]).sum(dim=1)
+    return torch.cat([logits, wrong.masked_fill(~bank.present[SWAPPED], -1e4)[:, None]], dim=1)
 
 
 def recalls(queries: Float[Tensor, "n e"], found: Float[Tensor, "n e"], alike: Bool[Tensor, "n n"]) -> dict[str, float]:

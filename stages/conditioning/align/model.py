@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stages.conditioning.align.config import AlignConfig, TowerConfig
+from stages.conditioning.align.loss import SWAPPED
 from stages.images import picture_to_tensor, shown_to
 
 HEAD = 32
@@ -64,11 +65,17 @@ class Towers(nn.Module):
             clip.requires_grad_(False)
 
     def forward(
-        self, images: Tensor, ids: Tensor, mask: Tensor, sounds: Tensor | None
+        self, images: Tensor, ids: Tensor, mask: Tensor, sounds: Tensor | None, swapped: Tensor | None = None
     ) -> dict[str, Float[Tensor, "b e"]]:
-        """Unit vectors of uint8 pictures (b 3 s s), of tokens (b t) and, with an audio tower, of sounds (b f m)."""
+        """Unit vectors of uint8 pictures (b 3 s s), of tokens (b t) and, with an audio tower, of sounds (b f m).
+
+        With `swapped` (k, numbers of rows) the tokens are (b + k, t), the last k those rows' captions made wrong.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            found = {"image": self.see(images), "text": self.read(ids, mask)}
+            texts = self.read(ids, mask)
+            found = {"image": self.see(images), "text": texts[: len(images)]}
+        if swapped is not None:
+            found[SWAPPED] = torch.zeros_like(found["text"]).index_copy(0, swapped, texts[len(images) :])
         if self.audio is not None and sounds is not None:
             found["audio"] = self.hear(sounds)
         return found

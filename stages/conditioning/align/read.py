@@ -6,7 +6,8 @@ Shapes: s side of a crop, f frames and m mel bands of a sound.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -42,6 +43,14 @@ def _first(shards: list[Shard], modality: str) -> Iterator[Said]:
     for sample in islice(samples, MOST_SAMPLES):
         with contextlib.suppress(DataError):
             yield say(sample, (modality,))
+
+
+def exchanged(text: str, opposites: Sequence[tuple[str, str]]) -> str:
+    """The text with every word that begins as one of a pair (왼쪽에 as 왼쪽 does) beginning as the other, both ways."""
+    other = {word.lower(): pair[1 - i] for pair in opposites for i, word in enumerate(pair)}
+    longest_first = sorted(other, key=len, reverse=True)
+    pattern = r"(?<!\w)(" + "|".join(re.escape(word) for word in longest_first) + ")"
+    return re.sub(pattern, lambda found: other[found[1].lower()], text, flags=re.IGNORECASE) if other else text
 
 
 @dataclass(frozen=True)

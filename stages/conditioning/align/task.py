@@ -22,9 +22,9 @@ from pipeline.randomness import seed_of
 from pipeline.shard_index import Shard
 from pipeline.shards import read_pass
 from stages.conditioning.align.config import AlignConfig
-from stages.conditioning.align.loss import Bank, contrastive_loss, recalls
+from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls
 from stages.conditioning.align.model import Towers
-from stages.conditioning.align.read import AlignDecode
+from stages.conditioning.align.read import AlignDecode, exchanged
 from stages.conditioning.pretrained import quiet
 from stages.conditioning.text_encoder import longest_of
 from stages.images import CropDecode, rows_of_pictures
@@ -95,8 +95,11 @@ class AlignTask:
         if not self.val:
             return {}
         found = self._search(step)
-        vectors, present, caption = found["vectors"], found["present"], found["caption"]
+        vectors, present, caption = dict(found["vectors"]), found["present"], found["caption"]
         figures: dict[str, float] = {}
+        if (wrong := vectors.pop(SWAPPED, None)) is not None and bool((rows := present[SWAPPED]).any()):
+            nearer = ((vectors["text"] - wrong) * vectors["image"]).sum(dim=1) > 0
+            figures["opposites_told_apart"] = float(nearer[rows].double().mean())
         for a, b in itertools.permutations(sorted(vectors), 2):
             both = present[a] & present[b]
             if not bool(both.any()):
@@ -148,8 +151,10 @@ class AlignTask:
 
     def _inputs(self, batch: Batch) -> Batch:
         """The towers' arguments on the device, who has what, and a number per caption."""
+        wrong = [exchanged(text, self.cfg.opposites) for text in batch["text"]] if self.cfg.opposites else []
+        rows = [i for i, text in enumerate(wrong) if text != batch["text"][i]]
         tokens = self.processors.tokenizer(
-            batch["text"], padding=True, truncation=True, max_length=self.longest,
+            [*batch["text"], *(wrong[i] for i in rows)], padding=True, truncation=True, max_length=self.longest,
             return_tensors="pt",
         )  # fmt: skip
         moved = self.backend.to_device(
@@ -158,12 +163,15 @@ class AlignTask:
                 "mask": tokens["attention_mask"], "text": batch["has_text"].bool(),
                 "audio": batch["has_sound"].bool() if "has_sound" in batch else None,
                 "caption": torch.tensor([seed_of(text) for text in batch["text"]]),
+                "swapped": torch.tensor(rows, dtype=torch.int64) if wrong else None,
             }
         )  # fmt: skip
-        everywhere = torch.ones_like(moved["text"])
+        present = {"image": torch.ones_like(moved["text"]), "text": moved["text"], "audio": moved["audio"]}
+        if wrong:
+            present[SWAPPED] = torch.zeros_like(moved["text"]).index_fill(0, moved["swapped"], True)
         return {
-            "towers": (moved["image"], moved["ids"], moved["mask"], moved["sound"]),
-            "present": {"image": everywhere, "text": moved["text"], "audio": moved["audio"]},
+            "towers": (moved["image"], moved["ids"], moved["mask"], moved["sound"], moved["swapped"]),
+            "present": present,
             "caption": moved["caption"],
         }
 
