@@ -24,8 +24,8 @@ from torch import Tensor
 from pipeline.config import load_recipe
 from pipeline.shard_index import open_shards
 from stages.ask import Ask
+from stages.attributes import CLASS, find_values
 from stages.evaluation.config import EvaluationConfig
-from stages.evaluation.pictures import CLASS, find_values
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, features, get_probe
 from stages.generate import Painter

@@ -38,9 +38,9 @@ from pipeline.randomness import numpy_rng
 from pipeline.shard_index import Shard, open_shards
 from pipeline.shards import read_samples
 from stages.ask import Ask
+from stages.attributes import find_values
 from stages.conditioning.sources import sketch
 from stages.evaluation.config import EvaluationConfig
-from stages.evaluation.pictures import find_values
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import answers, features, get_probe
 from stages.generate import Painter

@@ -212,8 +212,8 @@ def test_names_that_point_elsewhere_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("record", [b"[1, 2]", b'"a bird"', b"null", b'{"captions": 3, "attributes": [1]}'])
 def test_json_of_others_that_is_no_record_of_ours_says_nothing(record: bytes) -> None:
+    from stages.attributes import attributes_of
     from stages.conditioning.said import captions_of, transcript_of
-    from stages.evaluation.pictures import attributes_of
 
     sample = Sample("0", {"json": record, "cls": b"finch", "txt": b"a bird"})
     assert captions_of(sample) == ["a bird"] and transcript_of(sample) == "" and attributes_of(sample) == {}

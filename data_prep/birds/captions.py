@@ -12,7 +12,7 @@ from pipeline.randomness import numpy_rng
 
 SENTENCES_PER_LANGUAGE = 5
 LONG = 0.5
-"""Share of the captions that are two sentences."""
+"""Share of the captions of one bird that are two sentences; of two birds one says enough, and is read sooner."""
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"{(\w+)}")
 _COLOUR_SLOTS = ("wing", "body", "left_wing", "left_body", "right_wing", "right_body")
@@ -43,7 +43,7 @@ def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> l
     one = wordings.ONE_ENGLISH_HELD_OUT if held_out else wordings.ONE_ENGLISH
     two = wordings.TWO_ENGLISH_HELD_OUT if held_out else wordings.TWO_ENGLISH
     sentences = []
-    for template in _some(rng, one if len(scene.birds) == 1 else two, held_out):
+    for template in _some(rng, one if len(scene.birds) == 1 else two, LONG * (len(scene.birds) == 1), held_out):
         words = attributes(scene)
         for slot, choices in wordings.ENGLISH.items():
             if slot in words:
@@ -58,7 +58,7 @@ def korean(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> li
     two = wordings.TWO_KOREAN_HELD_OUT if held_out else wordings.TWO_KOREAN
     truth = attributes(scene)
     sentences = []
-    for template in _some(rng, one if len(scene.birds) == 1 else two, held_out):
+    for template in _some(rng, one if len(scene.birds) == 1 else two, LONG * (len(scene.birds) == 1), held_out):
         words: dict[str, str] = {}
         for slot in ("size", "background", "species", "heading"):
             if slot in truth:
@@ -77,12 +77,12 @@ def _named(scene: Scene, template: str) -> list[str]:
     return sorted(slots & set(attributes(scene)) | ({"class"} if "species" in slots else set()))
 
 
-def _some(rng: np.random.Generator, templates: tuple[str, ...], every: bool) -> list[str]:
+def _some(rng: np.random.Generator, templates: tuple[str, ...], long: float, every: bool) -> list[str]:
     if every:
         return list(templates)
     order = iter(rng.permutation(len(templates)))
     chosen = [
-        ". ".join(templates[next(order)] for _ in range(1 + (rng.random() < LONG)))
+        ". ".join(templates[next(order)] for _ in range(1 + (rng.random() < long)))
         for _ in range(SENTENCES_PER_LANGUAGE)
     ]
     return [_expanded(rng, template) for template in chosen]

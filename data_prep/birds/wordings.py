@@ -100,62 +100,36 @@ ONE_ENGLISH_HELD_OUT = (
     "{background} we see a {body} {species}",
     "the wings of this {size} {body} {species} are {wing}",
 )
-# Every construction of two birds comes in both orders: one that comes in one order alone says by itself who is left.
+# Two birds are said in few constructions, of one bird at a time and of both, as who is where is learned late: with ninety
+# constructions a text tower did not learn it within a recipe (docs/log.md). Each comes in both orders: one that comes
+# in one order alone says by itself who is left.
 TWO_ENGLISH = (
-    "[|a picture of ]a {left_body} [bird|{species}] [|to the ]left of a {right_body} [bird|{species}|one]"
-    "[| {background}]",
-    "[|a picture of ]a {right_body} [bird|{species}] [|to the ]right of a {left_body} [bird|{species}|one]"
-    "[| {background}]",
-    "a {left_body} bird with {left_wing} wings left of a {right_body} bird with {right_wing} wings",
-    "a {right_body} bird with {right_wing} wings right of a {left_body} bird with {left_wing} wings",
-    "[|two {species}s: |a pair of birds: |{background}, ][on the|at the|to the] left [is |there is |we see |]"
-    "a {left_body} [bird|{species}][, | and ]"
-    "[on the|at the|to the] right [is |there is |]a {right_body} [bird|{species}|one]",
-    "[|two {species}s: |a pair of birds: |{background}, ][on the|at the|to the] right [is |there is |we see |]"
-    "a {right_body} [bird|{species}][, | and ]"
-    "[on the|at the|to the] left [is |there is |]a {left_body} [bird|{species}|one]",
-    "[two {species}s|a pair of birds|two birds][|, {background}]: [a {left_body} one|{left_body}]"
-    " [on the|at the|to the] left[, | and ]"
-    "[a {right_body} one|{right_body}] [on the|at the|to the] right",
-    "[two {species}s|a pair of birds|two birds][|, {background}]: [a {right_body} one|{right_body}]"
-    " [on the|at the|to the] right[, | and ]"
-    "[a {left_body} one|{left_body}] [on the|at the|to the] left",
-    "[two {species}s|two birds|a pair][, |: ][left|the left one] {left_body}[, | and ][right|the right one]"
-    " {right_body}",
-    "[two {species}s|two birds|a pair][, |: ][right|the right one] {right_body}[, | and ][left|the left one]"
-    " {left_body}",
-    "the [left one|{species} on the left|bird on the left] [is|looks] {left_body}[, |; ]"
-    "the [right one|{species} on the right|other bird] [is|looks] {right_body}",
-    "the [right one|{species} on the right|bird on the right] [is|looks] {right_body}[, |; ]"
-    "the [left one|{species} on the left|other bird] [is|looks] {left_body}",
-    "the left {species} is {left_body}, the right {species} is {right_body}",
-    "the right {species} is {right_body}, the left {species} is {left_body}",
-    "the {left_body} [bird|{species}|one] is [on the|at the|to the] left, the {right_body} [bird|{species}|one]"
-    " [is |][on the|at the|to the] right",
-    "the {right_body} [bird|{species}|one] is [on the|at the|to the] right, the {left_body} [bird|{species}|one]"
-    " [is |][on the|at the|to the] left",
-    "the {left_body} [bird|{species}|one] is [|to the ]left of the {right_body} [bird|{species}|one][|, {background}]",
-    "the {right_body} [bird|{species}|one] is [|to the ]right of the {left_body} [bird|{species}|one][|, {background}]",
-    "to the left of a {right_body} [bird|{species}] [there is|we see|is] a {left_body} [bird|one]",
-    "to the right of a {left_body} [bird|{species}] [there is|we see|is] a {right_body} [bird|one]",
-    "a {right_body} [bird|{species}] and, to the left of it, a {left_body} [one|bird|{species}]",
-    "a {left_body} [bird|{species}] and, to the right of it, a {right_body} [one|bird|{species}]",
-    "[|there is ]a {left_body} [bird|{species}] with a {right_body} [bird|{species}|one] to the right of it",
-    "[|there is ]a {right_body} [bird|{species}] with a {left_body} [bird|{species}|one] to the left of it",
-    "beside a {left_body} [bird|{species}], on its right, [|there is ]a {right_body} [bird|one]",
-    "beside a {right_body} [bird|{species}], on its left, [|there is ]a {left_body} [bird|one]",
-    "left: a {left_body} [bird|{species}][, |; ]right: a {right_body} [bird|{species}]",
-    "right: a {right_body} [bird|{species}][, |; ]left: a {left_body} [bird|{species}]",
-    "a bird with {left_wing} wings [|to the ]left of a bird with {right_wing} wings",
-    "a bird with {right_wing} wings [|to the ]right of a bird with {left_wing} wings",
-    "two {species}s, the left one with {left_wing} wings, the right one with {right_wing} wings",
-    "two {species}s, the right one with {right_wing} wings, the left one with {left_wing} wings",
-    "the left [bird|{species}|one] is {left_body}[| and has {left_wing} wings]",
-    "the right [bird|{species}|one] is {right_body}[| and has {right_wing} wings]",
-    "the [bird|{species}|one] on the left has [a {left_body} body|{left_wing} wings]",
-    "the [bird|{species}|one] on the right has [a {right_body} body|{right_wing} wings]",
-    "a {left_body} [bird|{species}] [on the|at the|to the] left[|, {background}]",
-    "a {right_body} [bird|{species}] [on the|at the|to the] right[|, {background}]",
+    "[|a picture of |two birds: ]a {left_body} [bird|{species}] on the left[, | and ]a {right_body}"
+    " [bird|{species}|one] on the right[| {background}]",
+    "[|a picture of |two birds: ]a {right_body} [bird|{species}] on the right[, | and ]a"
+    " {left_body} [bird|{species}|one] on the left[| {background}]",
+    "[|{background}, ]on the left [is |there is |]a {left_body} [bird|{species}][, | and ]on the"
+    " right [is |there is |]a {right_body} [bird|{species}|one]",
+    "[|{background}, ]on the right [is |there is |]a {right_body} [bird|{species}][, | and ]on the"
+    " left [is |there is |]a {left_body} [bird|{species}|one]",
+    "the left [bird|{species}|one] is {left_body}, the right [bird|{species}|one] is {right_body}",
+    "the right [bird|{species}|one] is {right_body}, the left [bird|{species}|one] is {left_body}",
+    "two {species}s[|, {background}]: {left_body} on the left, {right_body} on the right",
+    "two {species}s[|, {background}]: {right_body} on the right, {left_body} on the left",
+    "a {left_body} [bird|{species}] to the left of a {right_body} [bird|{species}|one][| {background}]",
+    "a {right_body} [bird|{species}] to the right of a {left_body} [bird|{species}|one][| {background}]",
+    "[there is|we see] a {right_body} [bird|{species}][| and], to the left of it, a {left_body} [bird|{species}|one]",
+    "[there is|we see] a {left_body} [bird|{species}][| and], to the right of it, a {right_body} [bird|{species}|one]",
+    "[two {species}s|two birds], {left_wing} wings on the left, {right_wing} wings on the right",
+    "[two {species}s|two birds], {right_wing} wings on the right, {left_wing} wings on the left",
+    "a {left_body} [bird|{species}] on the left",
+    "a {right_body} [bird|{species}] on the right",
+    "the left [bird|{species}|one] is {left_body}",
+    "the right [bird|{species}|one] is {right_body}",
+    "the left [bird|{species}|one] has {left_wing} wings",
+    "the right [bird|{species}|one] has {right_wing} wings",
+    "[a bird|a {species}|one] with {left_wing} wings on the left",
+    "[a bird|a {species}|one] with {right_wing} wings on the right",
     "[two|a pair of] {species}s {background}",
 )
 TWO_ENGLISH_HELD_OUT = (
@@ -205,45 +179,31 @@ ONE_KOREAN_HELD_OUT = (
     "{size} {species}를 보니 몸이 {body_shade}이다",
 )
 TWO_KOREAN = (
-    "{right_body} [새|{species}][| 한 마리] 왼쪽에 {left_body} [새|{species}]가 있다",
-    "{left_body} [새|{species}][| 한 마리] 오른쪽에 {right_body} [새|{species}]가 있다",
-    "{right_body} [새|{species}]의 왼쪽에 있는 {left_body} [새|{species}][|, {background}]",
-    "{left_body} [새|{species}]의 오른쪽에 있는 {right_body} [새|{species}][|, {background}]",
-    "{right_body} [새|{species}]와 그 왼쪽의 {left_body} [새|{species}]",
-    "{left_body} [새|{species}]와 그 오른쪽의 {right_body} [새|{species}]",
-    "[|새 두 마리. |{species} 한 쌍: |{background}, ]왼쪽[에|에는|은] {left_body} [새|{species}], 오른쪽[에|에는|은]"
-    " {right_body} [새|{species}]",
-    "[|새 두 마리. |{species} 한 쌍: |{background}, ]오른쪽[에|에는|은] {right_body} [새|{species}], 왼쪽[에|에는|은]"
-    " {left_body} [새|{species}]",
-    "왼쪽에[|는] {left_body} [새|{species}]가 있고 오른쪽에[|는] {right_body} [새|{species}]가 있다",
-    "오른쪽에[|는] {right_body} [새|{species}]가 있고 왼쪽에[|는] {left_body} [새|{species}]가 있다",
+    "[|새 두 마리. |{background}, ]왼쪽에[|는] {left_body} [새|{species}][, |가 있고 ]"
+    "오른쪽에[|는] {right_body} [새|{species}][|가 있다]",
+    "[|새 두 마리. |{background}, ]오른쪽에[|는] {right_body} [새|{species}][, |가 있고 ]"
+    "왼쪽에[|는] {left_body} [새|{species}][|가 있다]",
     "{left_body} [새|{species}]는 왼쪽에, {right_body} [새|{species}]는 오른쪽에 있다",
     "{right_body} [새|{species}]는 오른쪽에, {left_body} [새|{species}]는 왼쪽에 있다",
-    "[새|{species}] 두 마리[|, {background}]. 왼쪽은 {left_body_shade}[, |이고 ]오른쪽은 {right_body_shade}",
-    "[새|{species}] 두 마리[|, {background}]. 오른쪽은 {right_body_shade}[, |이고 ]왼쪽은 {left_body_shade}",
-    "새 두 마리 중 왼쪽이 {left_body_shade}[이다. |이고 |, ]오른쪽이 {right_body_shade}이다",
-    "새 두 마리 중 오른쪽이 {right_body_shade}[이다. |이고 |, ]왼쪽이 {left_body_shade}이다",
-    "왼쪽 [새|{species}]는 {left_body_shade}, 오른쪽 [새|{species}]는 {right_body_shade}",
-    "오른쪽 [새|{species}]는 {right_body_shade}, 왼쪽 [새|{species}]는 {left_body_shade}",
-    "왼쪽 {species}는 {left_body_shade}, 오른쪽 {species}는 {right_body_shade}이다",
-    "오른쪽 {species}는 {right_body_shade}, 왼쪽 {species}는 {left_body_shade}이다",
-    "왼쪽 [새|{species}]의 몸은 {left_body_shade}[, |이고 ]오른쪽 [새|{species}]의 몸은 {right_body_shade}이다",
-    "오른쪽 [새|{species}]의 몸은 {right_body_shade}[, |이고 ]왼쪽 [새|{species}]의 몸은 {left_body_shade}이다",
-    "왼쪽에 있는 [새|{species}]는 {left_body_shade}[, |이고 ]오른쪽에 있는 [새|{species}]는 {right_body_shade}이다",
-    "오른쪽에 있는 [새|{species}]는 {right_body_shade}[, |이고 ]왼쪽에 있는 [새|{species}]는 {left_body_shade}이다",
-    "왼쪽 [새|{species}]는 [|몸이 ]{left_body_shade}이다",
-    "오른쪽 [새|{species}]는 [|몸이 ]{right_body_shade}이다",
-    "왼쪽에 있는 [새|{species}]는 [몸이 {left_body_shade}이다|{left_wing} 날개를 가졌다]",
-    "오른쪽에 있는 [새|{species}]는 [몸이 {right_body_shade}이다|{right_wing} 날개를 가졌다]",
-    "왼쪽에 {left_body} [새|{species}][가 있다|, {background}]",
-    "오른쪽에 {right_body} [새|{species}][가 있다|, {background}]",
-    "왼쪽 {species}는 {left_wing} 날개를, 오른쪽 {species}는 {right_wing} 날개를 가졌다",
-    "오른쪽 {species}는 {right_wing} 날개를, 왼쪽 {species}는 {left_wing} 날개를 가졌다",
-    "{left_wing} 날개의 {left_body} 새가 왼쪽에, {right_wing} 날개의 {right_body} 새가 오른쪽에 있다",
-    "{right_wing} 날개의 {right_body} 새가 오른쪽에, {left_wing} 날개의 {left_body} 새가 왼쪽에 있다",
+    "[새|{species}] 두 마리[|, {background}]. 왼쪽은 {left_body_shade}, 오른쪽은 {right_body_shade}",
+    "[새|{species}] 두 마리[|, {background}]. 오른쪽은 {right_body_shade}, 왼쪽은 {left_body_shade}",
+    "왼쪽 [새|{species}]는 {left_body_shade}, 오른쪽 [새|{species}]는 {right_body_shade}[|이다]",
+    "오른쪽 [새|{species}]는 {right_body_shade}, 왼쪽 [새|{species}]는 {left_body_shade}[|이다]",
+    "새 두 마리 중 왼쪽이 {left_body_shade}이고 오른쪽이 {right_body_shade}이다",
+    "새 두 마리 중 오른쪽이 {right_body_shade}이고 왼쪽이 {left_body_shade}이다",
+    "{right_body} [새|{species}] 왼쪽에 {left_body} [새|{species}]가 있다",
+    "{left_body} [새|{species}] 오른쪽에 {right_body} [새|{species}]가 있다",
+    "왼쪽 [새|{species}]는 {left_wing} 날개, 오른쪽 [새|{species}]는 {right_wing} 날개[|를 가졌다]",
+    "오른쪽 [새|{species}]는 {right_wing} 날개, 왼쪽 [새|{species}]는 {left_wing} 날개[|를 가졌다]",
+    "왼쪽 [새|{species}]는 {left_body_shade}이다",
+    "오른쪽 [새|{species}]는 {right_body_shade}이다",
+    "왼쪽에 {left_body} [새|{species}]가 있다",
+    "오른쪽에 {right_body} [새|{species}]가 있다",
+    "왼쪽 [새|{species}]는 {left_wing} 날개를 가졌다",
+    "오른쪽 [새|{species}]는 {right_wing} 날개를 가졌다",
+    "왼쪽에 {left_wing} 날개의 [새|{species}]가 있다",
+    "오른쪽에 {right_wing} 날개의 [새|{species}]가 있다",
     "{background}에 [{species} 두 마리가 있다|있는 새 한 쌍]",
-    "[새|{species}] 한 쌍: {left_body} [것이|새가] 왼쪽, {right_body} [것이|새가] 오른쪽에 있다",
-    "[새|{species}] 한 쌍: {right_body} [것이|새가] 오른쪽, {left_body} [것이|새가] 왼쪽에 있다",
 )
 TWO_KOREAN_HELD_OUT = (
     "왼쪽 새는 {left_body_shade}이고 오른쪽 새는 {right_body_shade}이다",

@@ -19,10 +19,11 @@ from pipeline.schema import plain
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass
 from pipeline.tracking import Tracker
+from stages.attributes import find_values
 from stages.conditioning.condition import Conditions
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.obedience import SHOWN, obedience_figures, read_asked
-from stages.evaluation.pictures import LabelledDecode, find_values, labels_of
+from stages.evaluation.pictures import LabelledDecode, labels_of
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, get_probe, stack_labels
 from stages.evaluation.reconstruction import code_use, reconstruction_figures

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.shards import read_pass
+from stages.attributes import CLASS, attributes_of
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.align.loss import recalls
@@ -32,7 +33,6 @@ from stages.conditioning.said import captions_of, named_of
 from stages.conditioning.shared_space import Space
 from stages.conditioning.sources import SOURCE_KINDS, source_picture
 from stages.evaluation.config import EvaluationConfig
-from stages.evaluation.pictures import CLASS, attributes_of
 from stages.evaluation.probe_model import Probe, random_trunk
 from stages.evaluation.probes import accuracies, answers, features
 from stages.evaluation.samples import LEAST

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from pipeline.randomness import torch_generator
+from stages.attributes import CLASS
 from stages.conditioning.condition import Conditions
 from stages.evaluation.config import EvaluationConfig
-from stages.evaluation.pictures import CLASS
 from stages.evaluation.probe_model import Probe, random_trunk
 from stages.evaluation.probes import accuracies, answers, features
 from stages.generate import Painter

@@ -53,6 +53,12 @@ class AlignConfig:
     opposites: tuple[tuple[str, str], ...] = ()
     """Pairs of words, such as [left, right]: a caption with the two exchanged is one more negative of its picture
     (NegCLIP; Yuksekgonul et al. 2023, arXiv 2210.01936, section 4), so that who is where is read, not only what."""
+    attributes: float = field(default=1.0, metadata={"before": 0.0})
+    """Weight of telling the attributes of a sample's JSON, and its class, from the vectors of its picture and of the
+    captions that name them (`named`; UniCL joins labels and captions likewise, Yang et al. 2022). 0: contrast alone."""
+    more_captions: int = 0
+    """Further captions of a sample whose text holds opposites, read for the attributes they name alone: who is where
+    takes many sentences to learn."""
     temperature: float = 0.07
     """Of the softmax at the start; it is learned."""
     val_samples: int = identity(1000)
@@ -79,6 +85,14 @@ class AlignConfig:
             raise ValueError(f"opposites are pairs of different words, each in one pair; got {list(self.opposites)}.")
         if self.opposites and self.pretrained:
             raise ValueError("opposites teach a text tower, and one that is pretrained stays as it is. Leave one out.")
+        if self.more_captions and not (self.opposites and self.attributes):
+            raise ValueError(
+                f"more_captions={self.more_captions} needs opposites, and attributes to be told from them."
+            )
+        if self.attributes < 0 or self.more_captions < 0:
+            raise ValueError(
+                f"attributes and more_captions are at least 0; got {self.attributes} and {self.more_captions}."
+            )
         if self.audio_seconds < 0.2 or self.text_tokens < 4 or self.embedding < 1 or not 0 < self.temperature < 10:
             raise ValueError(
                 "audio_seconds is at least 0.2, text_tokens at least 4, embedding positive and temperature between 0 "

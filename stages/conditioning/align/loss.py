@@ -10,6 +10,7 @@ Shapes: b rows of a micro-batch, B rows of the global batch, e width of the shar
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,27 @@ def _with_swapped(logits: Tensor, bank: Bank, scale: Tensor, pair: tuple[str, st
         return logits
     wrong = scale * (bank.vectors["image"] * bank.vectors[SWAPPED]).sum(dim=1)
     return torch.cat([logits, wrong.masked_fill(~bank.present[SWAPPED], -1e4)[:, None]], dim=1)
+
+
+def told_loss(answers: Float[Tensor, "n v"], labels: Int[Tensor, "n a"], sizes: Sequence[int], rows: int) -> Tensor:
+    """Cross-entropy of every attribute a row has (-1: it has none), the mean of each row, summed over all of them.
+
+    Args:
+        answers: logits, the values of one attribute after those of another.
+        sizes: values of each attribute; v in all.
+        rows: what the sum is divided by: the same in every piece of a batch, so that pieces add up.
+    """
+    parts = torch.split(answers.float(), list(sizes), dim=1)
+    each = [F.cross_entropy(part, labels[:, i], ignore_index=-1, reduction="none") for i, part in enumerate(parts)]
+    known = (labels >= 0).sum(dim=1).clamp(min=1)
+    return (torch.stack(each, dim=1).sum(dim=1) / known).sum() / rows
+
+
+def told_rightly(answers: Float[Tensor, "n v"], labels: Int[Tensor, "n a"], sizes: Sequence[int]) -> float:
+    """Share of the attributes that are told rightly, of those that rows have; NaN where none has any."""
+    parts = torch.split(answers, list(sizes), dim=1)
+    right = torch.stack([part.argmax(dim=1) for part in parts], dim=1) == labels
+    return float(right[labels >= 0].double().mean())
 
 
 def recalls(queries: Float[Tensor, "n e"], found: Float[Tensor, "n e"], alike: Bool[Tensor, "n n"]) -> dict[str, float]:

@@ -36,6 +36,7 @@ class Towers(nn.Module):
         frozen: keep CLIP as it is.
         mean, deviation: three numbers each, of pictures in [0, 1], as CLIP's image processor has them.
         temperature: of the softmax at the start, where CLIP is frozen.
+        values: how many values the attributes have, all together, that vectors are asked for.
     """
 
     mean: Tensor
@@ -51,6 +52,7 @@ class Towers(nn.Module):
         mean: tuple[float, ...] = (0.5, 0.5, 0.5),
         deviation: tuple[float, ...] = (0.5, 0.5, 0.5),
         temperature: float = 0.07,
+        values: int = 0,
     ) -> None:
         super().__init__()
         self.clip, self.audio, self.side, self.frozen = clip, audio, side, frozen
@@ -61,24 +63,30 @@ class Towers(nn.Module):
         # a frozen CLIP keeps its own, that of a model long trained
         start = math.log(1 / temperature) if frozen else float(self.given_scale)
         self.log_scale = nn.Parameter(torch.full((1,), start))
+        self.tell = nn.Linear(clip.config.projection_dim, values) if values else None
         if frozen:
             clip.requires_grad_(False)
 
     def forward(
         self, images: Tensor, ids: Tensor, mask: Tensor, sounds: Tensor | None, swapped: Tensor | None = None
-    ) -> dict[str, Float[Tensor, "b e"]]:
-        """Unit vectors of uint8 pictures (b 3 s s), of tokens (b t) and, with an audio tower, of sounds (b f m).
+    ) -> tuple[dict[str, Float[Tensor, "b e"]], dict[str, Float[Tensor, "n v"]]]:
+        """Unit vectors of uint8 pictures (b 3 s s), of tokens (n t) and, with an audio tower, of sounds (b f m).
 
-        With `swapped` (k, numbers of rows) the tokens are (b + k, t), the last k those rows' captions made wrong.
+        The first b texts are the pictures'; behind them more of them may stand, and with `swapped` (k, numbers of rows)
+        the last k are those rows' captions made wrong. Also what is told of attributes: from pictures and all texts.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             texts = self.read(ids, mask)
             found = {"image": self.see(images), "text": texts[: len(images)]}
         if swapped is not None:
-            found[SWAPPED] = torch.zeros_like(found["text"]).index_copy(0, swapped, texts[len(images) :])
+            wrong = texts[len(texts) - len(swapped) :]
+            found[SWAPPED] = torch.zeros_like(found["text"]).index_copy(0, swapped, wrong)
         if self.audio is not None and sounds is not None:
             found["audio"] = self.hear(sounds)
-        return found
+        if self.tell is None:
+            return found, {}
+        spread = math.sqrt(texts.shape[1])  # of a unit vector, to numbers around one
+        return found, {"image": self.tell(spread * found["image"]), "text": self.tell(spread * texts)}
 
     def see(self, images: Tensor) -> Float[Tensor, "b e"]:
         """Unit vectors of uint8 pictures."""

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from pipeline.errors import DataError
 from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
+from stages.attributes import attributes_of, named_by_caption
 from stages.conditioning.said import Said, captions_of, say, sound_of, transcript_of
 from stages.conditioning.sounds import Sound, heard
 from stages.images import CropDecode
@@ -53,6 +57,30 @@ def exchanged(text: str, opposites: Sequence[tuple[str, str]]) -> str:
     return re.sub(pattern, lambda found: other[found[1].lower()], text, flags=re.IGNORECASE) if other else text
 
 
+class Opposite:
+    """The attributes of a caption whose opposites are exchanged: left_body is what right_body was, and right is left.
+
+    Args:
+        values: the attributes and their values.
+        opposites: pairs of words.
+    """
+
+    def __init__(self, values: Mapping[str, list[str]], opposites: Sequence[tuple[str, str]]) -> None:
+        names = list(values)
+        others = [exchanged(name, opposites) for name in names]
+        self.taken_from = [names.index(other) if other in values else i for i, other in enumerate(others)]
+        self.numbers = []
+        for name, other in zip(names, others, strict=True):
+            meant = [exchanged(value, opposites) for value in values.get(other, values[name])]
+            known = [values[name].index(value) if value in values[name] else -1 for value in meant]
+            self.numbers.append(torch.tensor([*known, -1]))  # the last is that of -1: not named
+
+    def __call__(self, labels: Int[Tensor, "n a"]) -> Int[Tensor, "n a"]:
+        """The attributes of the exchanged captions."""
+        columns = [numbers[labels[:, i]] for i, numbers in zip(self.taken_from, self.numbers, strict=True)]
+        return torch.stack(columns, dim=1) if columns else labels
+
+
 @dataclass(frozen=True)
 class AlignDecode:
     """A decode function of the reader.
@@ -70,21 +98,37 @@ class AlignDecode:
     """Play each sound at one of these."""
     transcripts: float = 0.5
     """How often the text of a sample that speaks is what it says."""
+    values: Mapping[str, list[str]] = field(default_factory=dict)
+    """The attributes and their values: `attributes` int64 (a,), -1 where a sample has none, and which of them the text
+    and each further caption names, `named` uint8 (1 + m, a)."""
+    more: int = 0
+    """Further captions, `also0` and on; empty where a sample has no more."""
 
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.crop(sample, draw))
-        captions = captions_of(sample)
+        captions = given = captions_of(sample)
         if (transcript := transcript_of(sample)) and (
             not captions or draw.rng("transcript").random() < self.transcripts
         ):
             captions = [transcript]  # words beside their own sound: what speech is learned from
         place = int(draw.rng("caption").integers(len(captions))) if captions and self.any_caption else 0
         fields |= {"text": captions[place] if captions else "", "has_text": int(bool(captions))}
+        also = [text for text in draw.rng("more").permutation(given) if text != fields["text"]] if self.more else []
+        also = [str(text) for text in also[: self.more]] + [""] * (self.more - len(also))
+        fields |= {f"also{i}": text for i, text in enumerate(also)}
+        if self.values:
+            fields |= self._attributes(sample, [fields["text"], *also])
         if self.prepare is not None:
             sound = sound_of(sample)
             speed = self.speeds[int(draw.rng("speed").integers(len(self.speeds)))]
             fields |= {"sound": self._heard(sound, speed), "has_sound": int(sound is not None)}
         return fields
+
+    def _attributes(self, sample: Sample, texts: list[str]) -> dict[str, np.ndarray]:
+        said, named = attributes_of(sample), named_by_caption(sample)
+        numbers = [values.index(said[name]) if said.get(name) in values else -1 for name, values in self.values.items()]
+        which = [[name in named.get(text, ()) for name in self.values] for text in texts]
+        return {"attributes": np.array(numbers, np.int64), "named": np.array(which, np.uint8)}
 
     def _heard(self, sound: Sound | None, speed: float) -> np.ndarray:
         rate = self.prepare.sampling_rate

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from pipeline.randomness import seed_of
 from pipeline.shard_index import Shard
 from pipeline.shards import read_pass
 from stages.conditioning.align.config import AlignConfig
-from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls
+from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls, told_loss, told_rightly
 from stages.conditioning.align.model import Towers
-from stages.conditioning.align.read import AlignDecode, exchanged
+from stages.conditioning.align.read import AlignDecode, Opposite, exchanged
 from stages.conditioning.pretrained import quiet
 from stages.conditioning.text_encoder import longest_of
 from stages.images import CropDecode, rows_of_pictures
@@ -41,6 +41,8 @@ class Processors:
     tokenizer: Any
     image: Any
     sound: Any | None
+    values: dict[str, list[str]] = field(default_factory=dict)
+    """The attributes that are told from vectors, not saved."""
 
 
 class AlignTask:
@@ -61,8 +63,10 @@ class AlignTask:
         self.cfg, self.backend, self.processors, self.val, self.image_size = cfg, backend, processors, val, image_size
         self.main = backend.player("towers", towers, cfg.optimizer, total_steps=cfg.loop.steps)
         self.players: dict[str, Player] = {"towers": self.main}
+        self.sizes = [len(values) for values in processors.values.values()]
         self.longest = longest_of(towers.clip.config.text_config, processors.tokenizer)
         self.modalities = ["image", "text", *(["audio"] if processors.sound is not None else [])]
+        self.opposite = Opposite(processors.values, cfg.opposites)
         self.figures: dict[str, float] = {}
         """What the last evaluation found."""
         self._searched: tuple[int, dict[str, Any]] | None = None
@@ -76,7 +80,7 @@ class AlignTask:
         starts = iter(range(size * len(pieces) * self.backend.rank, size * copies, size))
 
         def loss_fn(net: nn.Module, piece: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-            vectors = net(*piece["towers"])
+            vectors, answers = net(*piece["towers"])
             if whole is None:
                 bank = Bank(vectors, piece["present"], piece["caption"])
             else:
@@ -86,9 +90,16 @@ class AlignTask:
             scale = scale.detach() + (scale - scale.detach()) / copies
             with torch.autocast(self.backend.device.type, enabled=False):  # bf16 cannot tell near logits apart
                 loss, metrics = contrastive_loss(bank, scale)
-            return loss * copies, {"loss": loss.detach(), "temperature": 1 / scale.detach(), **metrics}
+                told = self._told(answers, piece["labels"], len(piece["caption"]))
+            metrics |= {f"told_{name}": value.detach() for name, value in told.items()}
+            whole_loss = loss * copies + self.cfg.attributes * sum(told.values(), start=torch.zeros_like(loss))
+            return whole_loss, {"loss": loss.detach(), "temperature": 1 / scale.detach(), **metrics}
 
         return self.main.update(loss_fn, pieces)
+
+    def _told(self, answers: dict[str, Tensor], labels: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+        """The loss of what is told of attributes, from pictures and from texts."""
+        return {name: told_loss(answer, labels[name], self.sizes, rows) for name, answer in answers.items()}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """R@1 and R@5 both ways between all modalities, over val; the same on every rank."""
@@ -100,6 +111,8 @@ class AlignTask:
         if (wrong := vectors.pop(SWAPPED, None)) is not None and bool((rows := present[SWAPPED]).any()):
             nearer = ((vectors["text"] - wrong) * vectors["image"]).sum(dim=1) > 0
             figures["opposites_told_apart"] = float(nearer[rows].double().mean())
+        for name, answer in found["answers"].items():
+            figures[f"attributes_from_{name}"] = told_rightly(answer, found["labels"][name], self.sizes)
         for a, b in itertools.permutations(sorted(vectors), 2):
             both = present[a] & present[b]
             if not bool(both.any()):
@@ -153,8 +166,9 @@ class AlignTask:
         """The towers' arguments on the device, who has what, and a number per caption."""
         wrong = [exchanged(text, self.cfg.opposites) for text in batch["text"]] if self.cfg.opposites else []
         rows = [i for i, text in enumerate(wrong) if text != batch["text"][i]]
+        also = [batch[f"also{k}"][i] for k in range(self.cfg.more_captions) if "also0" in batch for i in rows]
         tokens = self.processors.tokenizer(
-            [*batch["text"], *(wrong[i] for i in rows)], padding=True, truncation=True, max_length=self.longest,
+            [*batch["text"], *also, *(wrong[i] for i in rows)], padding=True, truncation=True, max_length=self.longest,
             return_tensors="pt",
         )  # fmt: skip
         moved = self.backend.to_device(
@@ -172,14 +186,26 @@ class AlignTask:
         return {
             "towers": (moved["image"], moved["ids"], moved["mask"], moved["sound"], moved["swapped"]),
             "present": present,
+            "labels": self._labels(batch, rows),
             "caption": moved["caption"],
         }
+
+    def _labels(self, batch: Batch, swapped: list[int]) -> dict[str, Tensor]:
+        """The attributes (n, a) of pictures and of all texts as `Towers` takes them, -1 where a text names none."""
+        if not self.processors.values:
+            return {}
+        numbers, named = batch["attributes"], batch["named"].bool()
+        first, *also = (torch.where(named[:, i], numbers, -1) for i in range(named.shape[1]))
+        wrong = self.opposite(first[swapped])
+        return self.backend.to_device(
+            {"image": numbers, "text": torch.cat([first, *(some[swapped] for some in also), wrong])}
+        )
 
     @torch.no_grad()
     def _bank(self, pieces: list[Batch]) -> Bank:
         """The vectors of the whole global batch, as numbers."""
         with self.backend.autocast():
-            ours = [self.main.model(*piece["towers"]) for piece in pieces]
+            ours = [self.main.model(*piece["towers"])[0] for piece in pieces]
         own = Bank(
             {name: torch.cat([one[name] for one in ours]) for name in ours[0]},
             {name: torch.cat([piece["present"][name] for piece in pieces]) for name in ours[0]},
@@ -210,14 +236,19 @@ class AlignTask:
             self.cfg.audio_seconds,
             any_caption=False,
             transcripts=self.cfg.transcripts,
+            values=self.processors.values,
         )
         towers, parts = self._averaged().eval(), []
         for batch in read_pass(self.val, decode, batch_size=VAL_BATCH, limit=self.cfg.val_samples):
             piece = self._inputs(batch)
             with self.backend.autocast():
-                parts.append((towers(*piece["towers"]), piece, batch["image"]))
+                vectors, answers = towers(*piece["towers"])
+            told = {name: (answer[: len(batch["image"])], piece["labels"][name]) for name, answer in answers.items()}
+            parts.append((vectors, piece, batch["image"], told))
         names = parts[0][0]
         found = {
+            "answers": {name: torch.cat([part[3][name][0] for part in parts]) for name in parts[0][3]},
+            "labels": {name: torch.cat([part[3][name][1][: len(part[2])] for part in parts]) for name in parts[0][3]},
             "vectors": {name: torch.cat([part[0][name] for part in parts]) for name in names},
             "present": {name: torch.cat([part[1]["present"][name] for part in parts]) for name in names},
             "caption": torch.cat([part[1]["caption"] for part in parts]),

@@ -1,0 +1,50 @@
+"""What the data says of a picture by itself: `attributes` of a sample's `.json`, and its class as one more."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import islice
+
+from pipeline.samples import Sample, label_of, record_of
+from pipeline.shard_index import Shard
+from pipeline.shards import read_samples
+
+MOST_VALUES = 64
+"""Of an attribute: one with more is a name or a number. Classes may be as many as they are."""
+LOOKED_AT = 4000
+CLASS = "class"
+
+
+def attributes_of(sample: Sample) -> dict[str, str]:
+    """`attributes` of the sample's `.json`, and its class as one more."""
+    record = record_of(sample).get("attributes")
+    said = {n: value for n, value in record.items() if isinstance(value, str)} if isinstance(record, dict) else {}
+    if (label := label_of(sample)) >= 0:
+        said[CLASS] = str(label)
+    return said
+
+
+def named_by_caption(sample: Sample) -> dict[str, frozenset[str]]:
+    """The attributes that each caption names, where the sample's `.json` says so under `named`, one list for each."""
+    record = record_of(sample)
+    captions, named = record.get("captions"), record.get("named")
+    if not isinstance(captions, list) or not isinstance(named, list) or len(captions) != len(named):
+        return {}
+    return {
+        text.strip(): frozenset(name for name in names if isinstance(name, str))
+        for text, names in zip(captions, named, strict=True)
+        if isinstance(text, str) and isinstance(names, list)
+    }
+
+
+def find_values(shards: list[Shard], num_classes: int) -> dict[str, list[str]]:
+    """The attributes of the data and their values, from the first few thousand samples of every split given."""
+    found: dict[str, set[str]] = defaultdict(set)
+    samples = (sample for shard in shards for sample in read_samples(shard))
+    for sample in islice(samples, LOOKED_AT):
+        for name, value in attributes_of(sample).items():
+            found[name].add(value)
+    if num_classes:
+        found[CLASS] = {str(i) for i in range(num_classes)}
+    order = {name: sorted(values, key=lambda v: (len(v), v)) for name, values in sorted(found.items())}
+    return {n: values for n, values in order.items() if len(values) >= 2 and (n == CLASS or len(values) <= MOST_VALUES)}
