@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch.nn.functional as F
 from data_prep.images import encode_image
 from pipeline.batch import Draw
 from pipeline.samples import Sample
+from stages.attributes import named_by_caption
 from stages.conditioning.align.config import AlignConfig
-from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls
-from stages.conditioning.align.read import AlignDecode, exchanged
+from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls, told_loss, told_rightly
+from stages.conditioning.align.read import AlignDecode, Opposite, exchanged
 from stages.conditioning.align.tokenizer import train_tokenizer
 from stages.conditioning.align.train import warn_of_long
 from stages.images import CropDecode
@@ -97,6 +99,8 @@ def test_opposites_are_refused_where_they_mean_nothing() -> None:
         AlignConfig(opposites=(("left", "right"), ("Left", "up")))
     with pytest.raises(ValueError, match="stays as it is"):
         AlignConfig(opposites=(("left", "right"),), pretrained="somewhere")
+    with pytest.raises(ValueError, match="needs opposites"):
+        AlignConfig(more_captions=1)
 
 
 def test_identical_captions_do_not_push_each_other_away() -> None:
@@ -153,6 +157,69 @@ def test_what_is_said_aloud_is_the_text_as_often_as_asked(share: float, heard: s
     assert {decode(sample, Draw(0, 0, 0, row))["text"] for row in range(20)} == heard
     with pytest.raises(ValueError, match="transcripts lies in"):
         AlignConfig(transcripts=1.5)
+
+
+VALUES = {
+    "heading": ["left", "right"],
+    "left_body": ["red", "blue", "black"],
+    "right_body": ["black", "red", "blue"],
+    "wing": ["red", "blue"],
+}
+SIZES = [len(values) for values in VALUES.values()]
+
+
+def test_attributes_that_are_absent_are_not_asked_for() -> None:
+    answers = torch.randn(3, sum(SIZES), dtype=torch.float64)
+    labels = torch.tensor([[0, 2, -1, -1], [-1, -1, -1, -1], [1, 0, 1, 1]])
+    parts = torch.split(answers.float(), SIZES, dim=1)
+    rows = []
+    for i, row in enumerate(labels.tolist()):
+        each = [-float(parts[j][i].log_softmax(0)[label]) for j, label in enumerate(row) if label >= 0]
+        rows.append(sum(each) / len(each) if each else 0.0)
+    assert float(told_loss(answers, labels, SIZES, 3)) == pytest.approx(sum(rows) / 3, abs=1e-6)
+    certain = torch.cat([F.one_hot(labels[:, j].clamp(min=0), size) for j, size in enumerate(SIZES)], dim=1).float()
+    assert told_rightly(certain, labels, SIZES) == 1.0
+    assert told_rightly(certain.flip(0), labels, SIZES) < 1.0
+
+
+def test_what_is_told_of_the_pieces_of_a_batch_adds_up() -> None:
+    answers, labels = torch.randn(8, sum(SIZES)), torch.randint(-1, 2, (8, len(SIZES)))
+    whole = told_loss(answers, labels, SIZES, 8)
+    halves = [told_loss(answers[part], labels[part], SIZES, 4) for part in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(sum(halves) / 2, whole)
+
+
+def test_attributes_are_exchanged_with_their_opposites() -> None:
+    opposite = Opposite(VALUES, [("left", "right")])
+    #                      heading left, left red, right blue, wing blue; nothing but the right one, black
+    labels = torch.tensor([[0, 0, 2, 1], [-1, -1, 0, -1]])
+    assert opposite(labels).tolist() == [[1, 1, 1, 1], [-1, 2, -1, -1]]
+    assert Opposite(VALUES, [])(labels).tolist() == labels.tolist()
+
+
+def test_captions_are_held_to_the_attributes_they_name() -> None:
+    picture = encode_image(np.zeros((8, 8, 3), np.uint8), "png", 95)
+    record = {
+        "attributes": {"left_body": "blue", "wing": "red", "heading": "up"},
+        "captions": ["a red wing", "left is blue", "a bird"],
+        "named": [["wing"], ["left_body"], []],
+    }
+    sample = Sample("0", {"png": picture, "txt": b"a red wing", "json": json.dumps(record).encode()})
+    assert named_by_caption(sample) == {
+        "a red wing": {"wing"}, "left is blue": {"left_body"}, "a bird": frozenset(),
+    }  # fmt: skip
+    decode = AlignDecode(CropDecode(8), values=VALUES, more=3)
+    seen = set()
+    for row in range(12):
+        fields = decode(sample, Draw(0, 0, 0, row))
+        texts = [fields["text"], *(fields[f"also{i}"] for i in range(3))]
+        assert sorted(texts[:3]) == sorted(record["captions"])
+        assert texts[3] == ""
+        assert fields["attributes"].tolist() == [-1, 1, -1, 0]
+        for text, named in zip(texts, fields["named"].tolist(), strict=True):
+            assert named == [0, int(text == "left is blue"), 0, int(text == "a red wing")]
+        seen.add(fields["text"])
+    assert seen == set(record["captions"])
 
 
 def test_captions_longer_than_the_tower_are_said_to_be_cut(caplog: pytest.LogCaptureFixture) -> None:

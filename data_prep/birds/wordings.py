@@ -100,9 +100,9 @@ ONE_ENGLISH_HELD_OUT = (
     "{background} we see a {body} {species}",
     "the wings of this {size} {body} {species} are {wing}",
 )
-# Two birds are said in few constructions, of one bird at a time and of both, as who is where is learned late: with ninety
-# constructions a text tower did not learn it within a recipe (docs/log.md). Each comes in both orders: one that comes
-# in one order alone says by itself who is left.
+# Two birds are said in few constructions, of one bird at a time and of both: who is where is learned late, and with
+# ninety constructions a small text tower did not learn it at all (docs/log.md). Each comes in both orders: one that
+# comes in one order alone says by itself who is left.
 TWO_ENGLISH = (
     "[|a picture of |two birds: ]a {left_body} [bird|{species}] on the left[, | and ]a {right_body}"
     " [bird|{species}|one] on the right[| {background}]",
