@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from pipeline.samples import Sample, label_of, record_of
@@ -35,6 +37,19 @@ def named_by_caption(sample: Sample) -> dict[str, frozenset[str]]:
         for text, names in zip(captions, named, strict=True)
         if isinstance(text, str) and isinstance(names, list)
     }
+
+
+def in_words(values: Mapping[str, list[str]], classes: Sequence[str]) -> dict[str, list[str]]:
+    """The values as captions write them: a class by its name."""
+    return {
+        name: [classes[int(number)] for number in numbers] if name == CLASS and classes else list(numbers)
+        for name, numbers in values.items()
+    }
+
+
+def says(caption: str, word: str) -> bool:
+    """Whether the word (or words) stands in a caption, in capitals or not."""
+    return re.search(rf"\b{re.escape(word.lower())}\b", caption.lower()) is not None
 
 
 def find_values(shards: list[Shard], num_classes: int) -> dict[str, list[str]]:

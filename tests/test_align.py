@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from data_prep.images import encode_image
 from pipeline.batch import Draw
 from pipeline.samples import Sample
-from stages.attributes import named_by_caption
+from stages.attributes import in_words, named_by_caption
 from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls, told_loss, told_rightly
 from stages.conditioning.align.read import AlignDecode, Opposite, exchanged
@@ -208,7 +208,7 @@ def test_captions_are_held_to_the_attributes_they_name() -> None:
     assert named_by_caption(sample) == {
         "a red wing": {"wing"}, "left is blue": {"left_body"}, "a bird": frozenset(),
     }  # fmt: skip
-    decode = AlignDecode(CropDecode(8), values=VALUES, more=3)
+    decode = AlignDecode(CropDecode(8), values=VALUES, words=VALUES, more=3)
     seen = set()
     for row in range(12):
         fields = decode(sample, Draw(0, 0, 0, row))
@@ -220,6 +220,17 @@ def test_captions_are_held_to_the_attributes_they_name() -> None:
             assert named == [0, int(text == "left is blue"), 0, int(text == "a red wing")]
         seen.add(fields["text"])
     assert seen == set(record["captions"])
+
+
+def test_without_lists_a_caption_names_what_its_words_say() -> None:
+    picture = encode_image(np.zeros((8, 8, 3), np.uint8), "png", 95)
+    record = {"attributes": {"wing": "red", "left_body": "black"}, "spoken": "a Red-winged blackbird"}
+    sample = Sample("0", {"png": picture, "cls": b"1", "json": json.dumps(record).encode()})
+    values = {"class": ["0", "1"], "left_body": ["black", "blue"], "wing": ["blue", "red"]}
+    decode = AlignDecode(CropDecode(8), values=values, words=in_words(values, ["owl", "blackbird"]))
+    fields = decode(sample, Draw(0, 0, 0, 0))
+    assert fields["attributes"].tolist() == [1, 0, 1]
+    assert fields["named"].tolist() == [[1, 0, 1]]
 
 
 def test_captions_longer_than_the_tower_are_said_to_be_cut(caplog: pytest.LogCaptureFixture) -> None:

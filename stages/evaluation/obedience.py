@@ -10,7 +10,6 @@ Shapes: n samples.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.shards import read_pass
-from stages.attributes import CLASS, attributes_of
+from stages.attributes import CLASS, attributes_of, in_words, says
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.align.loss import recalls
@@ -191,10 +190,10 @@ def _only(asked: Asked, name: str) -> dict[str, Tensor]:
 def named(asked: Asked, values: Mapping[str, list[str]], classes: Sequence[str]) -> dict[str, Tensor]:
     """The attributes a caption names: as the data says, else those whose value (a class's name) is a word of it."""
     held: dict[str, Tensor] = {}
+    words = in_words(values, classes)
     for name, numbers in asked.attributes.items():
-        words = [classes[int(value)] for value in values[name]] if name == CLASS and classes else values[name]
         said = [
-            number >= 0 and re.search(rf"\b{re.escape(words[number].lower())}\b", caption.lower()) is not None
+            number >= 0 and says(caption, words[name][number])
             for number, caption in zip(numbers.tolist(), asked.captions, strict=True)
         ]
         known = asked.named.get(name, torch.full_like(numbers, -1))

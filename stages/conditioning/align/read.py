@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
-from stages.attributes import attributes_of, named_by_caption
+from stages.attributes import attributes_of, named_by_caption, says
 from stages.conditioning.said import Said, captions_of, say, sound_of, transcript_of
 from stages.conditioning.sounds import Sound, heard
 from stages.images import CropDecode
@@ -101,6 +101,8 @@ class AlignDecode:
     values: Mapping[str, list[str]] = field(default_factory=dict)
     """The attributes and their values: `attributes` int64 (a,), -1 where a sample has none, and which of them the text
     and each further caption names, `named` uint8 (1 + m, a)."""
+    words: Mapping[str, list[str]] = field(default_factory=dict)
+    """The values as captions write them; where a sample does not say what a text names (`named`), its words do."""
     more: int = 0
     """Further captions, `also0` and on; empty where a sample has no more."""
 
@@ -127,7 +129,13 @@ class AlignDecode:
     def _attributes(self, sample: Sample, texts: list[str]) -> dict[str, np.ndarray]:
         said, named = attributes_of(sample), named_by_caption(sample)
         numbers = [values.index(said[name]) if said.get(name) in values else -1 for name, values in self.values.items()]
-        which = [[name in named.get(text, ()) for name in self.values] for text in texts]
+        which = [
+            [
+                name in named[text] if text in named else number >= 0 and says(text, words[number])
+                for number, (name, words) in zip(numbers, self.words.items(), strict=True)
+            ]
+            for text in texts
+        ]
         return {"attributes": np.array(numbers, np.int64), "named": np.array(which, np.uint8)}
 
     def _heard(self, sound: Sound | None, speed: float) -> np.ndarray:

@@ -43,6 +43,8 @@ class Processors:
     sound: Any | None
     values: dict[str, list[str]] = field(default_factory=dict)
     """The attributes that are told from vectors, not saved."""
+    words: dict[str, list[str]] = field(default_factory=dict)
+    """Their values as captions write them."""
 
 
 class AlignTask:
@@ -237,6 +239,7 @@ class AlignTask:
             any_caption=False,
             transcripts=self.cfg.transcripts,
             values=self.processors.values,
+            words=self.processors.words,
         )
         towers, parts = self._averaged().eval(), []
         for batch in read_pass(self.val, decode, batch_size=VAL_BATCH, limit=self.cfg.val_samples):

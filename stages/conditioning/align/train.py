@@ -19,7 +19,7 @@ from pipeline.shard_index import ShardSet, open_shards
 from pipeline.shards import open_batches
 from pipeline.tracking import Tracker
 from pipeline.train_loop import train
-from stages.attributes import find_values
+from stages.attributes import find_values, in_words
 from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.model import Towers, build_audio, build_clip
 from stages.conditioning.align.read import AlignDecode, some_captions, some_sounds
@@ -46,7 +46,7 @@ def train_alignment(cfg: AlignConfig, shards_folder: Path, out: Path) -> dict[st
     decode = AlignDecode(
         CropDecode(size, random=True), processors.sound, cfg.audio_seconds,
         speeds=cfg.sound_speeds, transcripts=cfg.transcripts,
-        values=processors.values, more=cfg.more_captions if processors.values else 0,
+        values=processors.values, words=processors.words, more=cfg.more_captions if processors.values else 0,
     )  # fmt: skip
     train_split = shards.split("train")
     batches = open_batches(train_split, decode, cfg.data, seed=cfg.seed, rank=backend.rank, world=backend.world)
@@ -94,7 +94,8 @@ def build(cfg: AlignConfig, shards: ShardSet) -> tuple[Towers, Processors]:
         values = find_values(split, len(shards.info.get("classes", []))) if cfg.attributes else {}
         clip, told = build_clip(cfg, tokenizer), sum(map(len, values.values()))
         towers = Towers(clip, audio, cfg.image_side, frozen=False, values=told)
-    return towers, Processors(tokenizer, _image_preparation(cfg.image_side), prepare, values)
+    words = in_words(values, shards.info.get("classes", []))
+    return towers, Processors(tokenizer, _image_preparation(cfg.image_side), prepare, values, words)
 
 
 def warn_of_long(tokenizer: Any, captions: Iterable[str], longest: int) -> None:
