@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from data_prep.images import encode_image
+from data_prep.sounds import encode_flac
 from pipeline.batch import Draw
 from pipeline.samples import Sample
 from stages.attributes import in_words, named_by_caption
@@ -154,7 +156,17 @@ def test_what_is_said_aloud_is_the_text_as_often_as_asked(share: float, heard: s
     picture = encode_image(np.zeros((8, 8, 3), np.uint8), "png", 95)
     sample = Sample("0", {"png": picture, "txt": b"a small bird", "json": b'{"spoken": "an owl"}'})
     decode = AlignDecode(CropDecode(8), transcripts=share)
+    from transformers import ASTFeatureExtractor
+
     assert {decode(sample, Draw(0, 0, 0, row))["text"] for row in range(20)} == heard
+    spoken = replace(
+        sample, members={**sample.members, "flac": encode_flac(np.ones((1, 4000), np.float32) * 0.1, 16_000)}
+    )
+    speaking = replace(decode, prepare=ASTFeatureExtractor(max_length=32, num_mel_bins=16), seconds=0.3)
+    for row in range(20):
+        fields = speaking(spoken, Draw(0, 0, 0, row))
+        assert fields["speaks"] == int(fields["text"] == "an owl")
+        assert speaking(sample, Draw(0, 0, 0, row))["speaks"] == 0
     with pytest.raises(ValueError, match="transcripts lies in"):
         AlignConfig(transcripts=1.5)
 

@@ -26,6 +26,7 @@ from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.image_encoder import ImageEncoder
 from stages.conditioning.text_encoder import TextEncoder
 from stages.evaluation.config import EvaluationConfig
+from stages.evaluation.measure import Real, with_codes
 from stages.evaluation.obedience import Asked, named, obedience_figures, read_asked, similarity_space
 from stages.generate import Painter
 from stages.perceptual import Perceptual
@@ -164,6 +165,19 @@ def test_without_attributes_the_nearest_true_picture_is_asked_for(run: Path) -> 
         assert 0 <= figures[mode]["own_picture_R@1"] <= figures[mode]["own_picture_R@5"] <= 1
         assert figures[mode]["random_coverage"] >= 0 and "obeyed" not in figures[mode]
     assert "own_picture_R@1" not in figures["class"]
+
+
+def test_a_picture_without_codes_is_not_asked_for(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    val = open_shards(run / "shards").split("val")
+    keys = [sample.key for shard in val for sample in read_samples(shard)][:6]
+    pictures, labels = torch.arange(8, dtype=torch.uint8).reshape(8, 1, 1, 1).expand(-1, 3, 1, 1), torch.arange(8)
+    real = Real(pictures, labels, {"size": labels}, [*keys[:3], "rejected", *keys[3:], "another"])
+    left = with_codes(real, run / "codes", "val")
+    assert left.keys == keys
+    assert left.labels.tolist() == left.attributes["size"].tolist() == left.images[:, 0, 0, 0].tolist()
+    assert left.labels.tolist() == [0, 1, 2, 4, 5, 6]
+    assert "2 pictures of val have no codes" in caplog.text
+    assert with_codes(left, run / "codes", "val") is left
 
 
 def test_a_caption_is_held_to_the_class_whose_name_it_says() -> None:

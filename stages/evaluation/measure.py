@@ -6,6 +6,7 @@ all attributes) or `random` (a fixed random network).
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from torch import Tensor
 from pipeline.artifacts import write_json
 from pipeline.schema import plain
 from pipeline.shard_index import open_shards
-from pipeline.shards import read_pass
+from pipeline.shards import read_pass, read_samples
 from pipeline.tracking import Tracker
 from stages.attributes import find_values
+from stages.codes.read import open_codes
 from stages.conditioning.condition import Conditions
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.obedience import SHOWN, obedience_figures, read_asked
@@ -31,6 +33,8 @@ from stages.evaluation.samples import LEAST, class_grid, sample_figures
 from stages.generate import Painter
 from stages.images import center_decode
 from stages.vqvae.load import load_autoencoder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
         results["codes"] = code_use(inputs["codes"])
     if "prior" in inputs:
         painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
+        if "codes" in inputs:
+            real = with_codes(real, inputs["codes"], results["split"])
         said = _said(cfg, painter, inputs["codes"], real, results["split"]) if "codes" in inputs else {}
         results["samples"] = sample_figures(cfg, painter, real, probe, said)
         pictures["samples"] = class_grid(painter)
@@ -87,6 +93,19 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
     tracker.table("figures", ["figure", "value"], [[name, value] for name, value in _flat(results).items()], 0)
     tracker.finish()
     return results
+
+
+def with_codes(real: Real, codes_folder: Path, split: str) -> Real:
+    """The pictures that the stage codes did not reject: of the others nothing is said that one could ask for."""
+    known = {sample.key for shard in open_codes(codes_folder).shards.split(split) for sample in read_samples(shard)}
+    rows = [i for i, key in enumerate(real.keys) if key in known]
+    if len(rows) == len(real.keys):
+        return real
+    log.warning(
+        "%d pictures of %s have no codes and are left out of what is painted", len(real.keys) - len(rows), split
+    )
+    some = {name: numbers[rows] for name, numbers in real.attributes.items()}
+    return Real(real.images[rows], real.labels[rows], some, [real.keys[i] for i in rows])
 
 
 def _said(cfg: EvaluationConfig, painter: Painter, codes: Path, real: Real, split: str) -> Conditions:

@@ -83,7 +83,7 @@ class AskedDecode:
 def read_asked(
     painter: Painter, codes_folder: Path, values: Mapping[str, list[str]], keys: list[str], split: str
 ) -> Asked:
-    """These samples of a split, with everything the painter listens to; nothing where one of them has no codes."""
+    """The first samples of a split that have codes, with all the painter listens to; nothing if `keys` differ."""
     codes = open_codes(codes_folder)
     heard = {*painter.listens, *(["image"] if "vector" in painter.listens else [])}  # a vector is a source picture's
     about = {name: one for name, one in codes.conditions.items() if name in heard}
@@ -98,7 +98,7 @@ def read_asked(
         decode = AskedDecode(CodesDecode(len(codes.grids), told=told and replace(told, kind=kind)), values)
         batches = list(read_pass(codes.shards.split(split), decode, batch_size=256, limit=len(keys)))
         if [key for batch in batches for key in batch["key"]] != keys:
-            log.warning("codes left a picture out that val has: conditions are not evaluated one by one")
+            log.warning("codes and shards have other pictures: conditions are not evaluated one by one")
             return Asked({}, [], {})  # pictures and conditions would not match
         moved = [{k: v.to(painter.device) if isinstance(v, Tensor) else v for k, v in b.items()} for b in batches]
         rows = [conditions_of(batch, painter.listens, len(codes.classes), live) for batch in moved]

@@ -55,7 +55,8 @@ class AlignConfig:
     (NegCLIP; Yuksekgonul et al. 2023, arXiv 2210.01936, section 4), so that who is where is read, not only what."""
     attributes: float = field(default=1.0, metadata={"before": 0.0})
     """Weight of telling the attributes of a sample's JSON, and its class, from the vectors of its picture and of the
-    captions that name them (`named`; UniCL joins labels and captions likewise, Yang et al. 2022). 0: contrast alone."""
+    captions and spoken sentences that name them (UniCL joins labels and captions likewise; Yang et al. 2022, arXiv
+    2204.03610). 0: contrast alone."""
     more_captions: int = 0
     """Further captions of a sample whose text holds opposites, read for the attributes they name alone: who is where
     takes many sentences to learn."""

@@ -87,7 +87,7 @@ def told_loss(answers: Float[Tensor, "n v"], labels: Int[Tensor, "n a"], sizes: 
 
 
 def told_rightly(answers: Float[Tensor, "n v"], labels: Int[Tensor, "n a"], sizes: Sequence[int]) -> float:
-    """Share of the attributes that are told rightly, of those that rows have; NaN where none has any."""
+    """Share of the attributes that are told rightly, of those that rows have; some row has one."""
     parts = torch.split(answers, list(sizes), dim=1)
     right = torch.stack([part.argmax(dim=1) for part in parts], dim=1) == labels
     return float(right[labels >= 0].double().mean())

@@ -73,7 +73,7 @@ class Towers(nn.Module):
         """Unit vectors of uint8 pictures (b 3 s s), of tokens (n t) and, with an audio tower, of sounds (b f m).
 
         The first b texts are the pictures'; behind them more of them may stand, and with `swapped` (k, numbers of rows)
-        the last k are those rows' captions made wrong. Also what is told of attributes: from pictures and all texts.
+        the last k are those rows' captions made wrong. Also what each says of the attributes.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             texts = self.read(ids, mask)
@@ -86,7 +86,8 @@ class Towers(nn.Module):
         if self.tell is None:
             return found, {}
         spread = math.sqrt(texts.shape[1])  # of a unit vector, to numbers around one
-        return found, {"image": self.tell(spread * found["image"]), "text": self.tell(spread * texts)}
+        vectors = {name: texts if name == "text" else found[name] for name in found if name != SWAPPED}
+        return found, {name: self.tell(spread * some) for name, some in vectors.items()}
 
     def see(self, images: Tensor) -> Float[Tensor, "b e"]:
         """Unit vectors of uint8 pictures."""

@@ -85,7 +85,8 @@ class Opposite:
 class AlignDecode:
     """A decode function of the reader.
 
-    `image` uint8 (3, s, s); `text` and `has_text`; with an audio tower `sound` float32 (f, m) and `has_sound`.
+    `image` uint8 (3, s, s); `text` and `has_text`; with an audio tower `sound` float32 (f, m), `has_sound` and whether
+    it `speaks` that very text.
     """
 
     crop: CropDecode
@@ -109,9 +110,8 @@ class AlignDecode:
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.crop(sample, draw))
         captions = given = captions_of(sample)
-        if (transcript := transcript_of(sample)) and (
-            not captions or draw.rng("transcript").random() < self.transcripts
-        ):
+        transcript = transcript_of(sample)
+        if transcript and (not captions or draw.rng("transcript").random() < self.transcripts):
             captions = [transcript]  # words beside their own sound: what speech is learned from
         place = int(draw.rng("caption").integers(len(captions))) if captions and self.any_caption else 0
         fields |= {"text": captions[place] if captions else "", "has_text": int(bool(captions))}
@@ -124,6 +124,7 @@ class AlignDecode:
             sound = sound_of(sample)
             speed = self.speeds[int(draw.rng("speed").integers(len(self.speeds)))]
             fields |= {"sound": self._heard(sound, speed), "has_sound": int(sound is not None)}
+            fields["speaks"] = int(sound is not None and fields["text"] == transcript != "")
         return fields
 
     def _attributes(self, sample: Sample, texts: list[str]) -> dict[str, np.ndarray]:

@@ -100,7 +100,7 @@ class AlignTask:
         return self.main.update(loss_fn, pieces)
 
     def _told(self, answers: dict[str, Tensor], labels: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-        """The loss of what is told of attributes, from pictures and from texts."""
+        """The loss of what is told of attributes, from pictures, texts and sounds."""
         return {name: told_loss(answer, labels[name], self.sizes, rows) for name, answer in answers.items()}
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -114,7 +114,8 @@ class AlignTask:
             nearer = ((vectors["text"] - wrong) * vectors["image"]).sum(dim=1) > 0
             figures["opposites_told_apart"] = float(nearer[rows].double().mean())
         for name, answer in found["answers"].items():
-            figures[f"attributes_from_{name}"] = told_rightly(answer, found["labels"][name], self.sizes)
+            if bool(((labels := found["labels"][name]) >= 0).any()):
+                figures[f"attributes_from_{name}"] = told_rightly(answer, labels, self.sizes)
         for a, b in itertools.permutations(sorted(vectors), 2):
             both = present[a] & present[b]
             if not bool(both.any()):
@@ -193,15 +194,16 @@ class AlignTask:
         }
 
     def _labels(self, batch: Batch, swapped: list[int]) -> dict[str, Tensor]:
-        """The attributes (n, a) of pictures and of all texts as `Towers` takes them, -1 where a text names none."""
+        """The attributes (n, a) of pictures, of texts as `Towers` takes them, of sounds that speak; -1: not said."""
         if not self.processors.values:
             return {}
         numbers, named = batch["attributes"], batch["named"].bool()
         first, *also = (torch.where(named[:, i], numbers, -1) for i in range(named.shape[1]))
         wrong = self.opposite(first[swapped])
-        return self.backend.to_device(
-            {"image": numbers, "text": torch.cat([first, *(some[swapped] for some in also), wrong])}
-        )
+        labels = {"image": numbers, "text": torch.cat([first, *(some[swapped] for some in also), wrong])}
+        if "speaks" in batch:
+            labels["audio"] = torch.where(batch["speaks"].bool()[:, None], first, -1)
+        return self.backend.to_device(labels)
 
     @torch.no_grad()
     def _bank(self, pieces: list[Batch]) -> Bank:
