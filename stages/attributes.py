@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,14 +28,18 @@ def attributes_of(sample: Sample) -> dict[str, str]:
 
 
 def named_by_caption(sample: Sample) -> dict[str, frozenset[str]]:
-    """The attributes that each caption names, where the sample's `.json` says so under `named`, one list for each."""
+    """The attributes that each caption names, where the sample's `.json` says so under `named`, one list for each.
+
+    Of a sentence that is `spoken` it says so under `spoken_named`.
+    """
     record = record_of(sample)
     captions, named = record.get("captions"), record.get("named")
     if not isinstance(captions, list) or not isinstance(named, list) or len(captions) != len(named):
-        return {}
+        captions, named = [], []
+    texts = [*zip(captions, named, strict=True), (record.get("spoken"), record.get("spoken_named"))]
     return {
         text.strip(): frozenset(name for name in names if isinstance(name, str))
-        for text, names in zip(captions, named, strict=True)
+        for text, names in texts
         if isinstance(text, str) and isinstance(names, list)
     }
 
@@ -48,8 +53,9 @@ def in_words(values: Mapping[str, list[str]], classes: Sequence[str]) -> dict[st
 
 
 def says(caption: str, word: str) -> bool:
-    """Whether the word (or words) stands in a caption, in capitals or not."""
-    return re.search(rf"\b{re.escape(word.lower())}\b", caption.lower()) is not None
+    """Whether a word stands in a caption, in capitals or not; of "tench, Tinca tinca" one of the names does."""
+    names = (name.strip() for name in word.lower().replace("_", " ").split(","))
+    return any(re.search(rf"\b{re.escape(name)}\b", caption.lower()) is not None for name in names if name)
 
 
 def find_values(shards: list[Shard], num_classes: int) -> dict[str, list[str]]:
@@ -57,8 +63,9 @@ def find_values(shards: list[Shard], num_classes: int) -> dict[str, list[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     samples = (sample for shard in shards for sample in read_samples(shard))
     for sample in islice(samples, LOOKED_AT):
-        for name, value in attributes_of(sample).items():
-            found[name].add(value)
+        with contextlib.suppress(ValueError):  # a damaged record: the reader passes over it too, and counts it
+            for name, value in attributes_of(sample).items():
+                found[name].add(value)
     if num_classes:
         found[CLASS] = {str(i) for i in range(num_classes)}
     order = {name: sorted(values, key=lambda v: (len(v), v)) for name, values in sorted(found.items())}

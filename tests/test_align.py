@@ -15,10 +15,11 @@ from data_prep.images import encode_image
 from data_prep.sounds import encode_flac
 from pipeline.batch import Draw
 from pipeline.samples import Sample
-from stages.attributes import in_words, named_by_caption
+from stages.attributes import in_words, named_by_caption, says
 from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls, told_loss, told_rightly
 from stages.conditioning.align.read import AlignDecode, Opposite, exchanged
+from stages.conditioning.align.task import labels_of, texts_of
 from stages.conditioning.align.tokenizer import train_tokenizer
 from stages.conditioning.align.train import warn_of_long
 from stages.images import CropDecode
@@ -87,7 +88,8 @@ def with_swapped(bank: Bank) -> Bank:
     [
         ("A red bird to the Left of a bright blue one", "A red bird to the right of a bright blue one"),
         ("왼쪽에 빨간 새, 오른쪽은 파란 새", "오른쪽에 빨간 새, 왼쪽은 파란 새"),
-        ("a leftover", "a rightover"),
+        ("a leftover, left_body or LEFT", "a leftover, right_body or right"),
+        ("left-hand", "right-hand"),
         ("a bright bird", "a bright bird"),
     ],
 )
@@ -207,6 +209,49 @@ def test_attributes_are_exchanged_with_their_opposites() -> None:
     labels = torch.tensor([[0, 0, 2, 1], [-1, -1, 0, -1]])
     assert opposite(labels).tolist() == [[1, 1, 1, 1], [-1, 2, -1, -1]]
     assert Opposite(VALUES, [])(labels).tolist() == labels.tolist()
+    alone = Opposite({"left_wing": ["red", "blue"], "size": ["big"]}, [("left", "right")])
+    assert alone(torch.tensor([[1, 0]])).tolist() == [[-1, 0]]  # nothing is known of the right wing
+    uneven = Opposite({"left": ["red"], "right": ["red", "blue", "black"]}, [("left", "right")])
+    assert uneven(torch.tensor([[0, 2], [-1, -1]])).tolist() == [[-1, 0], [-1, -1]]
+
+
+def test_labels_stand_beside_the_texts_they_are_of() -> None:
+    batch = {
+        "text": ["left is red", "a bird", "right is black", "left"],
+        "also0": ["right is blue", "", "", "red left"],
+        "also1": ["", "a bird", "left is blue", ""],
+        "attributes": torch.tensor([[-1, 0, 2, -1], [-1, -1, -1, 1], [-1, 1, 0, -1], [-1, 0, 0, 1]]),
+        "named": torch.tensor(
+            [
+                [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]],
+                [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
+                [[0, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0]],
+                [[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]],
+            ],
+            dtype=torch.uint8,
+        ),
+        "speaks": torch.tensor([1, 0, 0, 0]),
+    }
+    pair = [("left", "right")]
+    texts, rows = texts_of(batch, pair, lambda text: [len(text)] if text in ("left", "right") else [hash(text)])
+    assert rows == [0, 2, 3]
+    cut = texts_of(batch, pair, lambda text: [ord(letter) for letter in text[:1]])[1]
+    assert cut == [0, 2, 3]
+    assert texts_of(batch, pair, lambda text: [1])[1] == []  # cut before the word: the exchanged one is the same
+    wrong = ["right is red", "left is black", "right"]
+    assert texts == [*batch["text"], "right is blue", "", "red left", "", "left is blue", "", *wrong]
+    labels = labels_of(batch, rows, Opposite(VALUES, pair))
+    assert labels["image"] is batch["attributes"]
+    none, asked = [-1, -1, -1, -1], labels["text"].tolist()
+    assert asked[:4] == [[-1, 0, -1, -1], none, [-1, -1, 0, -1], [-1, -1, -1, 1]]
+    assert asked[4:10] == [[-1, -1, 2, -1], none, [-1, 0, -1, -1], none, [-1, 1, -1, -1], none]
+    assert asked[10:] == [
+        [-1, -1, 1, -1],
+        [-1, 2, -1, -1],
+        [-1, -1, -1, 1],
+    ]  # as the other side has them
+    assert labels["audio"].tolist() == [[-1, 0, -1, -1], none, none, none]
+    assert texts_of(batch, [], lambda text: [1]) == ([*batch["text"]], [])
 
 
 def test_captions_are_held_to_the_attributes_they_name() -> None:
@@ -243,6 +288,10 @@ def test_without_lists_a_caption_names_what_its_words_say() -> None:
     fields = decode(sample, Draw(0, 0, 0, 0))
     assert fields["attributes"].tolist() == [1, 0, 1]
     assert fields["named"].tolist() == [[1, 0, 1]]
+    assert says("a photo of a tench", "tench, Tinca tinca") and says(
+        "a black footed albatross", "Black_footed_Albatross"
+    )
+    assert not says("a photo", "") and not says("a stench", "tench, Tinca tinca")
 
 
 def test_captions_longer_than_the_tower_are_said_to_be_cut(caplog: pytest.LogCaptureFixture) -> None:

@@ -40,6 +40,17 @@ def told(scene: Scene, *, held_out: bool = False) -> list[Told]:
 
 def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[Told]:
     """Sentences in English."""
+    return [(text, _named(scene, template)) for text, template in _english(scene, rng, held_out)]
+
+
+def first_sentences(scene: Scene) -> dict[str, list[str]]:
+    """The first sentence of every English caption that `told` gives, with the attributes it names."""
+    captions_ = _english(scene, numpy_rng(scene.seed, "bird captions", scene.index))
+    return {text.split(". ")[0]: _named(scene, template.split(". ")[0]) for text, template in captions_}
+
+
+def _english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[tuple[str, str]]:
+    """Captions in English and the template of each."""
     one = wordings.ONE_ENGLISH_HELD_OUT if held_out else wordings.ONE_ENGLISH
     two = wordings.TWO_ENGLISH_HELD_OUT if held_out else wordings.TWO_ENGLISH
     sentences = []
@@ -48,7 +59,7 @@ def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> l
         for slot, choices in wordings.ENGLISH.items():
             if slot in words:
                 words[slot] = _one_of(rng, choices[words[slot]])
-        sentences.append((re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words)), _named(scene, template)))
+        sentences.append((re.sub(r"\ba (?=[aeiou])", "an ", template.format(**words)), template))
     return sentences
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.birds.call import RATE, call
-from data_prep.birds.captions import told
+from data_prep.birds.captions import first_sentences, told
 from data_prep.birds.palette import SPECIES
 from data_prep.birds.picture import draw
 from data_prep.birds.scene import TWO_BIRDS, Scene, attributes, describe
@@ -23,7 +23,8 @@ def _sound(scene: Scene, sentences: list[str], record: dict[str, Any], share_spo
     short = sayable(sentences) if share_spoken and len(scene.birds) == 1 else []
     if short and numpy_rng(scene.seed, "bird speaks", scene.index).random() < share_spoken:
         sound, sentence, voicing = spoken(scene, short)
-        record |= {"spoken": sentence, "voice": voicing.voice}
+        named = first_sentences(scene)[sentence]
+        record |= {"spoken": sentence, "spoken_named": named, "voice": voicing.voice}
         return sound
     return call(scene)
 

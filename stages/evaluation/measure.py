@@ -73,7 +73,7 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
         results["codes"] = code_use(inputs["codes"])
     if "prior" in inputs:
         painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
-        if "codes" in inputs:
+        if "codes" in inputs and set(painter.listens) - {"class"}:
             real = with_codes(real, inputs["codes"], results["split"])
         said = _said(cfg, painter, inputs["codes"], real, results["split"]) if "codes" in inputs else {}
         results["samples"] = sample_figures(cfg, painter, real, probe, said)
@@ -96,10 +96,14 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
 
 
 def with_codes(real: Real, codes_folder: Path, split: str) -> Real:
-    """The pictures that the stage codes did not reject: of the others nothing is said that one could ask for."""
-    known = {sample.key for shard in open_codes(codes_folder).shards.split(split) for sample in read_samples(shard)}
+    """The pictures that the stage codes did not reject: of the others nothing is said that one could ask for.
+
+    All of them where the codes are of other shards: then nothing of theirs is asked for.
+    """
+    shards = open_codes(codes_folder).shards
+    known = {sample.key for shard in shards.splits.get(split, []) for sample in read_samples(shard)}
     rows = [i for i, key in enumerate(real.keys) if key in known]
-    if len(rows) == len(real.keys):
+    if len(rows) in (0, len(real.keys)):
         return real
     log.warning(
         "%d pictures of %s have no codes and are left out of what is painted", len(real.keys) - len(rows), split

@@ -51,12 +51,12 @@ class AlignConfig:
     transcripts: float = 0.5
     """How often the text of a sample that speaks is what it says; else one of its captions."""
     opposites: tuple[tuple[str, str], ...] = ()
-    """Pairs of words, such as [left, right]: a caption with the two exchanged is one more negative of its picture
+    """Pairs of whole words, such as [left, right]: a caption with them exchanged is one more negative of its picture
     (NegCLIP; Yuksekgonul et al. 2023, arXiv 2210.01936, section 4), so that who is where is read, not only what."""
     attributes: float = field(default=1.0, metadata={"before": 0.0})
     """Weight of telling the attributes of a sample's JSON, and its class, from the vectors of its picture and of the
     captions and spoken sentences that name them (UniCL joins labels and captions likewise; Yang et al. 2022, arXiv
-    2204.03610). 0: contrast alone."""
+    2204.03610). 0: contrast alone, as beside `pretrained`."""
     more_captions: int = 0
     """Further captions of a sample whose text holds opposites, read for the attributes they name alone: who is where
     takes many sentences to learn."""

@@ -4,7 +4,8 @@ Every sample's vectors are compared with those of the whole global batch (InfoNC
 vectors of other processes and micro-batches enter as numbers; each micro-batch brings the gradient of its own rows,
 and the sum over all of them is the gradient of the whole (GradCache; Gao et al. 2021, arXiv 2101.06983).
 
-Shapes: b rows of a micro-batch, B rows of the global batch, e width of the shared space.
+Shapes: b rows of a micro-batch, B rows of the global batch, e width of the shared space; n rows of which a attributes
+are told, v the values of all of them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 All three are classes of `transformers`, saved by `save_pretrained`. The audio tower is AST with its head for
 classification, whose outputs are the axes of the space: its config's `projection_dim` says so.
 
-Shapes: b batch, s side of a picture, t tokens, f frames and m mel bands of a sound, e width of the shared space.
+Shapes: b batch, n texts, s side of a picture, t tokens, f frames and m mel bands of a sound, e width of the shared
+space, k exchanged captions, v values of all attributes.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Towers(nn.Module):
 
     def forward(
         self, images: Tensor, ids: Tensor, mask: Tensor, sounds: Tensor | None, swapped: Tensor | None = None
-    ) -> tuple[dict[str, Float[Tensor, "b e"]], dict[str, Float[Tensor, "n v"]]]:
+    ) -> tuple[dict[str, Float[Tensor, "b e"]], dict[str, Float[Tensor, "_ v"]]]:
         """Unit vectors of uint8 pictures (b 3 s s), of tokens (n t) and, with an audio tower, of sounds (b f m).
 
         The first b texts are the pictures'; behind them more of them may stand, and with `swapped` (k, numbers of rows)
@@ -87,7 +88,8 @@ class Towers(nn.Module):
             return found, {}
         spread = math.sqrt(texts.shape[1])  # of a unit vector, to numbers around one
         vectors = {name: texts if name == "text" else found[name] for name in found if name != SWAPPED}
-        return found, {name: self.tell(spread * some) for name, some in vectors.items()}
+        with torch.autocast(texts.device.type, enabled=False):  # bf16 cannot tell near logits apart
+            return found, {name: self.tell(spread * some) for name, some in vectors.items()}
 
     def see(self, images: Tensor) -> Float[Tensor, "b e"]:
         """Unit vectors of uint8 pictures."""

@@ -50,10 +50,15 @@ def _first(shards: list[Shard], modality: str) -> Iterator[Said]:
 
 
 def exchanged(text: str, opposites: Sequence[tuple[str, str]]) -> str:
-    """The text with every word that begins as one of a pair (왼쪽에 as 왼쪽 does) beginning as the other, both ways."""
+    """The text with the words of every pair exchanged, both ways.
+
+    Words are whole ones, `_` between them or not, but for those that are not in ASCII: what follows may be a particle
+    (왼쪽에, left_body; not leftover).
+    """
     other = {word.lower(): pair[1 - i] for pair in opposites for i, word in enumerate(pair)}
     longest_first = sorted(other, key=len, reverse=True)
-    pattern = r"(?<!\w)(" + "|".join(re.escape(word) for word in longest_first) + ")"
+    ends = (re.escape(word) + (r"(?![^\W_])" if word.isascii() else "") for word in longest_first)
+    pattern = r"(?<![^\W_])(" + "|".join(ends) + ")"
     return re.sub(pattern, lambda found: other[found[1].lower()], text, flags=re.IGNORECASE) if other else text
 
 
@@ -72,7 +77,7 @@ class Opposite:
         self.numbers = []
         for name, other in zip(names, others, strict=True):
             meant = [exchanged(value, opposites) for value in values.get(other, values[name])]
-            known = [values[name].index(value) if value in values[name] else -1 for value in meant]
+            known = [values[name].index(value) if value in values[name] and other in values else -1 for value in meant]
             self.numbers.append(torch.tensor([*known, -1]))  # the last is that of -1: not named
 
     def __call__(self, labels: Int[Tensor, "n a"]) -> Int[Tensor, "n a"]:

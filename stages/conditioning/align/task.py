@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,31 @@ class Processors:
     """The attributes that are told from vectors, not saved."""
     words: dict[str, list[str]] = field(default_factory=dict)
     """Their values as captions write them."""
+
+
+def texts_of(
+    batch: Batch, opposites: Sequence[tuple[str, str]], read: Callable[[str], list[int]]
+) -> tuple[list[str], list[int]]:
+    """The texts of a batch as `Towers` takes them, and the rows whose opposites are exchanged in the last ones.
+
+    First the text of every row, then the further captions of those rows, `also0` of all of them first.
+
+    Args:
+        read: the tokens of a text; where those of the exchanged one are the same, it says nothing wrong.
+    """
+    wrong = [exchanged(text, opposites) for text in batch["text"]] if opposites else []
+    rows = [i for i, text in enumerate(wrong) if text != batch["text"][i] and read(text) != read(batch["text"][i])]
+    more = sorted(name for name in batch if name.startswith("also"))
+    return [*batch["text"], *(batch[name][i] for name in more for i in rows), *(wrong[i] for i in rows)], rows
+
+
+def labels_of(batch: Batch, swapped: list[int], opposite: Opposite) -> dict[str, Tensor]:
+    """The attributes (n, a) of pictures, of the texts of `texts_of` and of sounds that speak; -1: not said."""
+    numbers, named = batch["attributes"], batch["named"].bool()
+    first, *also = (torch.where(named[:, i], numbers, -1) for i in range(named.shape[1]))
+    texts = torch.cat([first, *(some[swapped] for some in also), opposite(first[swapped])])
+    speaking = {"audio": torch.where(batch["speaks"].bool()[:, None], first, -1)} if "speaks" in batch else {}
+    return {"image": numbers, "text": texts, **speaking}
 
 
 class AlignTask:
@@ -104,7 +130,10 @@ class AlignTask:
         return {name: told_loss(answer, labels[name], self.sizes, rows) for name, answer in answers.items()}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """R@1 and R@5 both ways between all modalities, over val; the same on every rank."""
+        """R@1 and R@5 both ways between all modalities, over val; the same on every rank.
+
+        Beside them what is told of attributes, and how often a picture lies nearer to its caption than to the opposite.
+        """
         if not self.val:
             return {}
         found = self._search(step)
@@ -125,8 +154,8 @@ class AlignTask:
             alike = own | same if "text" in (a, b) else own
             of = recalls(vectors[a][both], vectors[b][both], alike)
             figures |= {f"{a}_to_{b}_{name}": value for name, value in of.items()}
-        if figures:
-            figures["recall"] = float(np.mean([value for name, value in figures.items() if name.endswith("R@5")]))
+        if found_in_five := [value for name, value in figures.items() if name.endswith("R@5")]:
+            figures["recall"] = float(np.mean(found_in_five))
         self.figures = figures
         return figures
 
@@ -167,43 +196,33 @@ class AlignTask:
 
     def _inputs(self, batch: Batch) -> Batch:
         """The towers' arguments on the device, who has what, and a number per caption."""
-        wrong = [exchanged(text, self.cfg.opposites) for text in batch["text"]] if self.cfg.opposites else []
-        rows = [i for i, text in enumerate(wrong) if text != batch["text"][i]]
-        also = [batch[f"also{k}"][i] for k in range(self.cfg.more_captions) if "also0" in batch for i in rows]
+        texts, rows = texts_of(batch, self.cfg.opposites, self._cut)
         tokens = self.processors.tokenizer(
-            [*batch["text"], *also, *(wrong[i] for i in rows)], padding=True, truncation=True, max_length=self.longest,
-            return_tensors="pt",
-        )  # fmt: skip
+            texts, padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
+        )
         moved = self.backend.to_device(
             {
                 "image": batch["image"], "sound": batch.get("sound"), "ids": tokens["input_ids"],
                 "mask": tokens["attention_mask"], "text": batch["has_text"].bool(),
                 "audio": batch["has_sound"].bool() if "has_sound" in batch else None,
                 "caption": torch.tensor([seed_of(text) for text in batch["text"]]),
-                "swapped": torch.tensor(rows, dtype=torch.int64) if wrong else None,
+                "swapped": torch.tensor(rows, dtype=torch.int64) if self.cfg.opposites else None,
             }
         )  # fmt: skip
         present = {"image": torch.ones_like(moved["text"]), "text": moved["text"], "audio": moved["audio"]}
-        if wrong:
+        if self.cfg.opposites:
             present[SWAPPED] = torch.zeros_like(moved["text"]).index_fill(0, moved["swapped"], True)
         return {
             "towers": (moved["image"], moved["ids"], moved["mask"], moved["sound"], moved["swapped"]),
             "present": present,
-            "labels": self._labels(batch, rows),
+            "labels": self.backend.to_device(labels_of(batch, rows, self.opposite) if self.sizes else {}),
             "caption": moved["caption"],
         }
 
-    def _labels(self, batch: Batch, swapped: list[int]) -> dict[str, Tensor]:
-        """The attributes (n, a) of pictures, of texts as `Towers` takes them, of sounds that speak; -1: not said."""
-        if not self.processors.values:
-            return {}
-        numbers, named = batch["attributes"], batch["named"].bool()
-        first, *also = (torch.where(named[:, i], numbers, -1) for i in range(named.shape[1]))
-        wrong = self.opposite(first[swapped])
-        labels = {"image": numbers, "text": torch.cat([first, *(some[swapped] for some in also), wrong])}
-        if "speaks" in batch:
-            labels["audio"] = torch.where(batch["speaks"].bool()[:, None], first, -1)
-        return self.backend.to_device(labels)
+    def _cut(self, text: str) -> list[int]:
+        """The tokens of a text that the tower reads."""
+        ids: list[int] = self.processors.tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
+        return ids
 
     @torch.no_grad()
     def _bank(self, pieces: list[Batch]) -> Bank:

@@ -22,7 +22,7 @@ from pipeline.train_loop import train
 from stages.attributes import find_values, in_words
 from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.model import Towers, build_audio, build_clip
-from stages.conditioning.align.read import AlignDecode, some_captions, some_sounds
+from stages.conditioning.align.read import AlignDecode, exchanged, some_captions, some_sounds
 from stages.conditioning.align.task import AlignTask, Processors
 from stages.conditioning.align.tokenizer import train_tokenizer
 from stages.conditioning.pretrained import load, load_weights
@@ -92,10 +92,23 @@ def build(cfg: AlignConfig, shards: ShardSet) -> tuple[Towers, Processors]:
         warn_of_long(tokenizer, islice(some_captions(split), CAPTIONS_LOOKED_AT), cfg.text_tokens)
         audio = build_audio(cfg.audio, cfg.embedding, prepare) if prepare is not None else None
         values = find_values(split, len(shards.info.get("classes", []))) if cfg.attributes else {}
+        _warn_of_untold(cfg, values)
         clip, told = build_clip(cfg, tokenizer), sum(map(len, values.values()))
         towers = Towers(clip, audio, cfg.image_side, frozen=False, values=told)
     words = in_words(values, shards.info.get("classes", []))
     return towers, Processors(tokenizer, _image_preparation(cfg.image_side), prepare, values, words)
+
+
+def _warn_of_untold(cfg: AlignConfig, values: dict[str, list[str]]) -> None:
+    """Say so where opposites or further captions teach nothing of attributes."""
+    if cfg.more_captions and not values:
+        log.warning("align.more_captions=%d teaches nothing: the data have no attributes", cfg.more_captions)
+    words = [word for name, known in values.items() for word in (name, *known)]
+    if cfg.opposites and values and all(exchanged(word, cfg.opposites) == word for word in words):
+        log.warning(
+            "no attribute of the data is called by one of align.opposites, so captions with them exchanged are taught "
+            "the attributes of the right ones. Add the words that attributes are called by, such as [left, right]."
+        )
 
 
 def warn_of_long(tokenizer: Any, captions: Iterable[str], longest: int) -> None:
