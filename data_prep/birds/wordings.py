@@ -100,9 +100,9 @@ ONE_ENGLISH_HELD_OUT = (
     "{background} we see a {body} {species}",
     "the wings of this {size} {body} {species} are {wing}",
 )
-# Two birds are said in few constructions, of both and of one at a time: who is where is learned late, the later the more
-# ways there are to say it (docs/log.md). Each comes in both orders: one that comes in one order alone says by itself
-# who is left.
+# Two birds are said in few constructions, of both and of one at a time: who is where is learned late, the later the
+# more ways there are to say it (docs/log.md). Each comes in both orders: one that comes in one order alone says by
+# itself who is left.
 TWO_ENGLISH = (
     "[|a picture of |two birds: ]a {left_body} [bird|{species}] on the left[, | and ]a {right_body}"
     " [bird|{species}|one] on the right[| {background}]",
