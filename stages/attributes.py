@@ -27,6 +27,12 @@ def attributes_of(sample: Sample) -> dict[str, str]:
     return said
 
 
+def numbers_of(sample: Sample, values: Mapping[str, list[str]]) -> dict[str, int]:
+    """The place of a sample's value among the values of each attribute; -1 where it has none of them."""
+    said = attributes_of(sample)
+    return {name: known.index(said[name]) if said.get(name) in known else -1 for name, known in values.items()}
+
+
 def named_by_caption(sample: Sample) -> dict[str, frozenset[str]]:
     """The attributes that each caption names, where the sample's `.json` says so under `named`, one list for each.
 

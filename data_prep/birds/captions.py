@@ -45,8 +45,8 @@ def english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> l
 
 def first_sentences(scene: Scene) -> dict[str, list[str]]:
     """The first sentence of every English caption that `told` gives, with the attributes it names."""
-    captions_ = _english(scene, numpy_rng(scene.seed, "bird captions", scene.index))
-    return {text.split(". ")[0]: _named(scene, template.split(". ")[0]) for text, template in captions_}
+    said = _english(scene, numpy_rng(scene.seed, "bird captions", scene.index))
+    return {text.split(". ")[0]: _named(scene, template.split(". ")[0]) for text, template in said}
 
 
 def _english(scene: Scene, rng: np.random.Generator, held_out: bool = False) -> list[tuple[str, str]]:

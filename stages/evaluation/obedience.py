@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.shards import read_pass
-from stages.attributes import CLASS, attributes_of, in_words, says
+from stages.attributes import CLASS, in_words, numbers_of, says
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.align.loss import recalls
@@ -70,11 +70,7 @@ class AskedDecode:
         self.codes, self.values = codes, values
 
     def __call__(self, sample: Any, draw: Any) -> dict[str, Any]:
-        said = attributes_of(sample)
-        numbers = {
-            f"attribute/{name}": values.index(said[name]) if said.get(name) in values else -1
-            for name, values in self.values.items()
-        }
+        numbers = {f"attribute/{name}": number for name, number in numbers_of(sample, self.values).items()}
         named = named_of(sample)
         known = {f"named/{name}": -1 if named is None else int(name in named) for name in self.values}
         return {**self.codes(sample, draw), **numbers, **known, "first": next(iter(captions_of(sample)), "")}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.samples import Sample, label_of
 from pipeline.shards import Draw
-from stages.attributes import attributes_of
+from stages.attributes import numbers_of
 from stages.images import CropDecode
 
 
@@ -29,11 +29,8 @@ class LabelledDecode:
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, np.ndarray | int | float | str]:
         """`image`, `label`, and `attribute/<name>` each."""
         found: dict[str, Any] = dict(self.crop(sample, draw))
-        said = attributes_of(sample)
         found["label"] = label_of(sample)
-        for name, values in self.values.items():
-            found[f"attribute/{name}"] = values.index(said[name]) if said.get(name) in values else -1
-        return found
+        return found | {f"attribute/{name}": number for name, number in numbers_of(sample, self.values).items()}
 
 
 def labels_of(batch: dict[str, Any], names: Mapping[str, list[str]]) -> dict[str, Int[Tensor, " b"]]:

@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
-from stages.attributes import attributes_of, named_by_caption, says
+from stages.attributes import named_by_caption, numbers_of, says
 from stages.conditioning.said import Said, captions_of, say, sound_of, transcript_of
 from stages.conditioning.sounds import Sound, heard
 from stages.images import CropDecode
@@ -133,8 +133,7 @@ class AlignDecode:
         return fields
 
     def _attributes(self, sample: Sample, texts: list[str]) -> dict[str, np.ndarray]:
-        said, named = attributes_of(sample), named_by_caption(sample)
-        numbers = [values.index(said[name]) if said.get(name) in values else -1 for name, values in self.values.items()]
+        named, numbers = named_by_caption(sample), list(numbers_of(sample, self.values).values())
         which = [
             [
                 name in named[text] if text in named else number >= 0 and says(text, words[number])
