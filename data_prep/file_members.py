@@ -11,10 +11,12 @@ from data_prep.config import ShardsConfig
 from data_prep.images import stored_image, stored_pair
 from data_prep.items import Item, Members
 from data_prep.rejects import RejectedError
-from data_prep.sounds import stored_sound
+from data_prep.sounds import read_sound, stored_sound
 from pipeline.samples import encode_json
 
 MAX_CAPTION_BYTES = 64 << 10
+OURS = ("named", "spoken", "spoken_named")
+"""What our own shards say of captions and sounds, kept where it is when they are sharded anew."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class FileMembers:
         if encoded:
             members["txt"] = encoded[0]
         if item.audio is not None and self.cfg.with_sounds:
-            extension, sound = stored_sound(item.audio.read())
+            extension, sound = stored_sound(read_sound(item.audio))
             members[extension] = sound
         if item.pair is not None:
             members["source.png"] = stored_pair(item.pair.read(), self.cfg, image)
@@ -92,6 +94,7 @@ def _json(item: Item, captions: tuple[str, ...], record: dict[str, Any]) -> byte
     attributes = record.pop("attributes", None)
     if isinstance(attributes, dict):
         value["attributes"] = attributes
+    value |= {key: record.pop(key) for key in OURS if key in record}
     record = {key: inner for key, inner in record.items() if key not in ("caption", "captions", "source")}
     if record:
         value["metadata"] = record.get("metadata", record) if set(record) == {"metadata"} else record

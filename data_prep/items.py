@@ -27,8 +27,8 @@ class Place(NamedTuple):
         """Lower-case extension without the dot."""
         return Path(self.path).suffix[1:].lower()
 
-    def read(self) -> bytes:
-        """The bytes.
+    def read(self, most: int = MAX_MEMBER_BYTES) -> bytes:
+        """The bytes, at most `most` of them.
 
         Raises:
             RejectedError: missing, unreadable, empty, too large or not a regular file.
@@ -38,13 +38,13 @@ class Place(NamedTuple):
                 raise RejectedError("unreadable_file", "not a regular file")
             with Path(self.path).open("rb") as file:
                 file.seek(self.offset or 0)
-                payload = file.read((MAX_MEMBER_BYTES if self.offset is None else min(self.size, MAX_MEMBER_BYTES)) + 1)
+                payload = file.read((most if self.offset is None else min(self.size, most)) + 1)
         except FileNotFoundError:
             raise RejectedError("missing_file", "no such file") from None
         except OSError as error:
             raise RejectedError("unreadable_file", error.strerror or type(error).__name__) from None
-        if len(payload) > MAX_MEMBER_BYTES:
-            raise RejectedError("too_large_file", f"more than {MAX_MEMBER_BYTES >> 20} MiB")
+        if len(payload) > most:
+            raise RejectedError("too_large_file", f"more than {most >> 20} MiB")
         payload = payload if self.offset is None else payload[: self.size]
         if not payload:
             raise RejectedError("empty_file", "0 bytes")

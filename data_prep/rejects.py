@@ -17,7 +17,7 @@ REASONS = {
     "outside_folder": "the metadata names a file outside the source folder",
     "unreadable_file": "the system refuses to read it, or it is no regular file",
     "empty_file": "0 bytes",
-    "too_large_file": "more than 64 MiB",
+    "too_large_file": "more than 64 MiB (of a sound file 256)",
     "not_an_image": "no picture of a known format, whatever its name says",
     "unsupported_format": "a picture format that is not read",
     "too_many_pixels": "more than 50 million pixels",

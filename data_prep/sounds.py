@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from typing import Any
 
 import numpy as np
 
+from data_prep.items import Place
 from data_prep.rejects import RejectedError
-from pipeline.samples import MAX_SOUND_SECONDS, decode_sound
+from pipeline.samples import MAX_MEMBER_BYTES, MAX_SOUND_SECONDS, decode_sound
+
+MAX_SOUND_BYTES = 256 << 20
+"""Of a file: ten minutes of two channels at 96 kHz and 16 bit. What is stored is a member like any other."""
+
+
+def read_sound(place: Place) -> bytes:
+    """The bytes of a sound file; of one that is too long nothing is read but its length.
+
+    Raises:
+        RejectedError: as `Place.read`, and too_long_sound.
+    """
+    import soundfile
+
+    if place.offset is None and place.size > MAX_MEMBER_BYTES:
+        with contextlib.suppress(OSError, RuntimeError):  # no sound: what is wrong is found when it is read
+            _check_length(soundfile.info(place.path))
+    return place.read(MAX_SOUND_BYTES)
 
 
 def stored_sound(payload: bytes) -> tuple[str, bytes]:
     """(extension, bytes) of a checked sound.
 
     Raises:
-        RejectedError: too_long_sound, or damaged_sound when it does not decode, is empty or not finite.
+        RejectedError: too_long_sound; too_large_file, where even FLAC does not make it small enough for a shard; or
+            damaged_sound when it does not decode, is empty or not finite.
     """
     import soundfile
 
     try:
         facts = soundfile.info(io.BytesIO(payload))
-        if facts.frames > MAX_SOUND_SECONDS * facts.samplerate:
-            minutes = facts.frames / facts.samplerate / 60
-            raise RejectedError("too_long_sound", f"{minutes:.0f} minutes")
+        _check_length(facts)
         samples, rate = decode_sound(payload)
-        if facts.format in ("FLAC", "WAV"):
+        if facts.format in ("FLAC", "WAV") and len(payload) <= MAX_MEMBER_BYTES:
             return facts.format.lower(), payload
-        return "flac", encode_flac(samples, rate)
+        coded = encode_flac(samples, rate)
+        if len(coded) > MAX_MEMBER_BYTES:
+            raise RejectedError("too_large_file", f"{len(coded) >> 20} MiB as FLAC")
+        return "flac", coded
     except RejectedError:
         raise
     except Exception as error:  # hostile bytes: decoders raise nearly any type
         raise RejectedError("damaged_sound", f"{type(error).__name__}: {_steady(error)}") from None
+
+
+def _check_length(facts: Any) -> None:
+    if facts.frames > MAX_SOUND_SECONDS * facts.samplerate:
+        raise RejectedError("too_long_sound", f"{facts.frames / facts.samplerate / 60:.0f} minutes")
 
 
 def resampled(samples: np.ndarray, given: int, rate: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.artifacts import is_finished
-from pipeline.config import load_recipe
+from pipeline.config import used_folders
 from pipeline.errors import ConfigError, MissingInputError
 from pipeline.schema import did_you_mean
 
@@ -27,7 +27,8 @@ def run_folder(text: str) -> Path:
         return found[0]
     names = sorted(path.name for path in runs.glob("*") if path.is_dir())
     hint = did_you_mean(text, names) if names else "\nMake one:  tessera run tiny"
-    raise ConfigError(f"no run folder at '{text}' or '{runs / text}'.{hint}")
+    places = dict.fromkeys(f"'{folder}'" for folder in (Path(text), runs / text))  # a whole path is one place
+    raise ConfigError(f"no run folder at {' or '.join(places)}.{hint}")
 
 
 def finished_stage(run: Path, name: str) -> Path:
@@ -37,11 +38,8 @@ def finished_stage(run: Path, name: str) -> Path:
         MissingInputError: it is not finished; says what to run.
     """
     recipe = run / "recipe.yaml"
-    folders = [run / name]
-    if recipe.is_file() and (used := load_recipe(recipe).use.get(name)):
-        folders.append(Path(used))
-    for folder in folders:
-        if is_finished(folder):
+    for folder in (run / name, used_folders(run).get(name)):
+        if folder is not None and is_finished(folder):
             return folder
     raise MissingInputError(
         f"{run} has no finished stage '{name}'.\nRun it first:  tessera run {recipe if recipe.is_file() else 'RECIPE'}"

@@ -8,7 +8,7 @@ cfg = stage_config(recipe, stage)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -171,8 +171,12 @@ def _fill_tracking(recipe: Recipe, stage: Stage, values: dict[str, Any]) -> None
     values["tracking"] = tracking
 
 
-def check(recipe: Recipe, stages: Iterable[Stage]) -> dict[str, Any]:
-    """Everything that can be refused before work begins; returns {instance: config}. Raises ConfigError."""
+def check(recipe: Recipe, stages: Iterable[Stage], done: Collection[str] = ()) -> dict[str, Any]:
+    """Everything that can be refused before work begins; returns {instance: config}. Raises ConfigError.
+
+    Args:
+        done: instances that are not to run: what they need, a model of the hub say, need not be there.
+    """
     stages = list(stages)
     known = [stage.name for stage in stages]
     for key in (*recipe.sections, *recipe.use):
@@ -191,8 +195,21 @@ def check(recipe: Recipe, stages: Iterable[Stage]) -> dict[str, Any]:
                     f"{recipe.place(name)}: stage '{name}' reads '{need}', which this recipe neither makes nor uses. "
                     f"Add a section '{need}:', or  use: {{{need}: runs/OTHER/{need}}}."
                 )
-        _check_together(recipe, stage, name, cfg)
+        if name not in done:
+            _check_together(recipe, stage, name, cfg)
     return found
+
+
+def used_folders(run: Path) -> dict[str, Path]:
+    """The stages that a run's recipe takes from elsewhere, by name.
+
+    A folder that is not where the recipe says, as a relative one read from another place, is looked for beside the run.
+    """
+    if not (run / "recipe.yaml").is_file():
+        return {}
+    given = {name: Path(folder) for name, folder in load_recipe(run / "recipe.yaml").use.items()}
+    beside = {name: run.resolve().parent / folder.parent.name / folder.name for name, folder in given.items()}
+    return {n: beside[n] if not folder.is_dir() and beside[n].is_dir() else folder for n, folder in given.items()}
 
 
 def _check_together(recipe: Recipe, stage: Stage, name: str, cfg: Any) -> None:

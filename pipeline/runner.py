@@ -81,11 +81,13 @@ Launch = Callable[[Planned, Path], int]
 
 def plan_run(recipe: Recipe, stages: Sequence[Stage], options: RunOptions) -> list[Planned]:
     """The selected stages in order, with their states; raises everything that can be refused before work begins."""
-    configs = check(recipe, stages)
     names = [name for stage in stages for name in instances(recipe, stage)]
     again = _with_dependents(options.redo, recipe, stages, names) if options.redo else set()
+    selected = _selected(names, options)
+    idle = {name for name in names if artifacts.is_finished(options.runs / recipe.name / name)} - again
+    configs = check(recipe, stages, idle | (set(names) - set(selected) if options.only else set()))
     planned = []
-    for name in _selected(names, options):
+    for name in selected:
         job = make_job(recipe, stages, name, configs[name], options.runs)
         one = _planned(job, again=name in again, options=options)
         if one.state != "again":

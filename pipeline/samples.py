@@ -185,7 +185,7 @@ def _decode_image(payload: bytes, min_side: int | None, formats: tuple[str, ...]
     if min_side is not None and image.format == "JPEG":
         scale = max(1, min(image.size) // min_side)
         image.draft("RGB", (-(-image.width // scale), -(-image.height // scale)))
-    return _upright(_to_rgb(image), orientation)
+    return _upright(rgb_of(image), orientation)
 
 
 def _fast_jpeg(payload: bytes, min_side: int | None) -> np.ndarray:
@@ -219,7 +219,8 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """A picture of any mode as uint8 (h, w, 3), transparency on white."""
     if image.mode.startswith("I;16") or image.mode == "I":  # Pillow would clip 16-bit grey instead of scaling it
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

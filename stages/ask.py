@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.samples import MAX_SOUND_SECONDS, decode_image, decode_sound
+from pipeline.samples import MAX_SOUND_SECONDS, decode_image, decode_sound, rgb_of
 from pipeline.schema import did_you_mean
 from stages.conditioning.condition import PICTURE, Condition, Conditions, class_condition
 from stages.conditioning.sounds import Sound
@@ -31,6 +31,7 @@ from stages.images import cut, fit_short_side, picture_to_tensor
 from stages.vqvae.model import Autoencoder
 
 log = logging.getLogger(__name__)
+Picture = str | Path | np.ndarray | Image.Image
 MOST_CLASSES = 40
 ALIKE = "alike"
 LOOKS = ("grey", "sketch", "picture", ALIKE)
@@ -45,11 +46,11 @@ class Ask:
     cls: int | str | None = None
     text: str | None = None
     audio: str | Path | Sound | None = None
-    image: str | Path | np.ndarray | None = None
+    image: Picture | None = None
     as_: str | None = None
     """How to take `image`: a grey, sketch or picture as a source, or `alike`, to paint more like it; by its look where
     None, and then as a source."""
-    mask: str | Path | np.ndarray | None = None
+    mask: Picture | None = None
     """White where `image` is to be painted anew; the rest stays."""
     negative: str | None = None
     """What not to paint."""
@@ -157,7 +158,9 @@ class Reader:
         if not any(ask.negative for ask in asks):
             return {}
         if "text" not in listens:
-            raise ConfigError("a negative text needs a run that was trained on text.")
+            raise ConfigError(
+                f"a negative text needs a run trained on text; this one listens to {', '.join(listens) or 'nothing'}."
+            )
         return {"text": self._texts([Ask(text=ask.negative) for ask in asks])}
 
     def kept(self, ask: Ask) -> Kept | None:
@@ -285,7 +288,7 @@ def number_of(cls: int | str | None, classes: Sequence[str]) -> int:
     raise ConfigError(f"no class '{cls}'.{hint if '?' in hint else ''}\nClasses: {shown}{more}")
 
 
-def read_picture(what: str | Path | np.ndarray, size: int) -> UInt8[np.ndarray, "s s 3"]:
+def read_picture(what: Picture, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """The centre square of a picture at the run's size.
 
     Raises:
@@ -339,15 +342,19 @@ def read_sound(what: str | Path | Sound) -> Sound:
         raise DataError(f"{what} is no readable sound (wav, flac, ogg or mp3): {reason}") from error
 
 
-def _like(mask: str | Path | np.ndarray, picture: str | Path | np.ndarray) -> np.ndarray:
+def _like(mask: Picture, picture: Picture) -> np.ndarray:
     """The mask stretched to the picture's shape: both are then cut to the same square."""
     height, width = _pixels(picture).shape[:2]
     return np.asarray(Image.fromarray(_pixels(mask)).resize((width, height), Image.Resampling.NEAREST))
 
 
-def _pixels(what: str | Path | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+def _pixels(what: Picture) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(what, np.ndarray):
-        return what if what.ndim == 3 else np.repeat(what[:, :, None], 3, axis=2)
+        if what.dtype != np.uint8 or what.size == 0 or what.shape[2:] not in ((), (3,), (4,)) or what.ndim < 2:
+            raise DataError(f"an image is uint8 (h, w), (h, w, 3) or (h, w, 4); got {what.dtype} {what.shape}.")
+        what = Image.fromarray(what)
+    if isinstance(what, Image.Image):
+        return rgb_of(what)
     try:
         return decode_image(_file(what, "picture").read_bytes())
     except DataError as error:

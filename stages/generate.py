@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import artifacts
-from pipeline.config import load_recipe
+from pipeline.config import used_folders
 from pipeline.errors import ConfigError, MissingInputError
-from stages.ask import Ask, Kept, Reader, number_of
+from stages.ask import Ask, Kept, Picture, Reader, number_of
 from stages.codes.read_conditions import encoders_of
 from stages.conditioning.condition import Condition, Conditions, choose_rows, class_condition, repeat_rows
 from stages.conditioning.shared_space import NAMED, Space
@@ -85,7 +85,7 @@ class Painter:
         """
         run = Path(run)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        folder = run / with_ if (run / with_).is_dir() else _used(run).get(with_, run / with_)
+        folder = run / with_ if (run / with_).is_dir() else used_folders(run).get(with_, run / with_)
         if not folder.is_dir():
             raise MissingInputError(
                 f"{run} has no stage '{with_}' to paint with.\nTrain one:  tessera run RECIPE --until {with_}"
@@ -102,7 +102,7 @@ class Painter:
         cls: int | str | None = None,
         text: str | None = None,
         audio: str | Path | Sound | None = None,
-        image: str | Path | np.ndarray | None = None,
+        image: Picture | None = None,
         n: int = 1,
         seed: int = 0,
         guidance: float | dict[str, float] | None = None,
@@ -114,8 +114,8 @@ class Painter:
             cls: a class by number or name.
             text: a sentence.
             audio: a sound file, or (float32 (channels, t), rate).
-            image: a picture file or uint8 (h, w, 3): a grey picture to colour, a sketch to paint, one to paint more
-                like, or what a mask keeps.
+            image: a picture (a file, a PIL image, uint8 (h, w, 3)): a grey one to colour, a sketch to paint, one to
+                paint more like, or what a mask keeps.
             n: how many.
             seed: of the first picture; the others count on.
             guidance: how strictly to obey: one number, or one per condition; the recipe's default where None.
@@ -215,8 +215,10 @@ class Painter:
         return chosen[:, 0] if best is None else chosen[np.arange(len(chosen)), best.numpy()]
 
     def _named(self, conditions: Conditions) -> Condition | None:
-        """The names of the classes asked for, as texts: beside a text they are to be obeyed too."""
+        """The names of the classes asked for, as texts, unless they are numbers: beside a text they are obeyed too."""
         if "class" not in conditions or self.space is None or "text" not in self.space.names:
+            return None
+        if all(name.isdecimal() for name in self.classes):
             return None
         wanted = conditions["class"]
         said = self._class_names.map(lambda x: x[wanted.pooled.argmax(dim=1)])
@@ -281,15 +283,9 @@ def check_guidance(wanted: float | dict[str, float] | None, given: Sequence[str]
         raise ConfigError(f"guidance for {strange[0]}, but what is asked for is {asked}.")
 
 
-def _used(run: Path) -> dict[str, Path]:
-    """The stages this run's recipe takes from other runs."""
-    recipe = run / "recipe.yaml"
-    return {name: Path(folder) for name, folder in load_recipe(recipe).use.items()} if recipe.is_file() else {}
-
-
 def _folders_of(run: Path, stage: str) -> list[Path]:
     """The folders of a stage's instances: those the recipe uses from elsewhere, then the run's own."""
-    used = [folder for name, folder in _used(run).items() if name.partition("@")[0] == stage]
+    used = [folder for name, folder in used_folders(run).items() if name.partition("@")[0] == stage]
     return [*used, run / stage, *sorted(run.glob(f"{stage}@*"))]
 
 

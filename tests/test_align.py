@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from data_prep.images import encode_image
 from data_prep.sounds import encode_flac
 from pipeline.batch import Draw
+from pipeline.errors import DataError
 from pipeline.samples import Sample
 from stages.attributes import in_words, named_by_caption, says
 from stages.conditioning.align.config import AlignConfig
@@ -316,3 +317,11 @@ def test_the_tokenizer_reads_any_script_and_splits_its_own_words_little(tmp_path
         ids = loaded(text)["input_ids"]
         assert loaded.eos_token_id not in ids[1:-1]
         assert loaded.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("record", [{"captions": ["cut \ud83d"]}, {"captions": ["a bird"], "spoken": "\ud83d"}])
+def test_half_of_a_letter_is_an_unreadable_sample_and_not_the_end(record: dict[str, object]) -> None:
+    picture = encode_image(np.zeros((8, 8, 3), np.uint8), "png", 95)
+    sample = Sample("0", {"png": picture, "json": json.dumps(record).encode()})
+    with pytest.raises((DataError, ValueError)):
+        AlignDecode(CropDecode(8))(sample, Draw(0, 0, 0, 0))

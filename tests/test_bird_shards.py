@@ -29,3 +29,18 @@ def test_birds_are_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> N
     for workers in (1, 3):
         shard(config("birds", count=20, workers=workers), tmp_path / str(workers))
     assert files_of(tmp_path / "1") == files_of(tmp_path / "3")
+
+
+def test_birds_sharded_anew_say_what_is_named_and_spoken_as_before(tmp_path: Path) -> None:
+    shard(config("birds", count=20), tmp_path / "first")
+    with_speech = samples_of(tmp_path / "first")
+    shard(config(tmp_path / "first", size=16), tmp_path / "second")
+    again = samples_of(tmp_path / "second")
+    assert len(again) == len(with_speech)
+    first = {tuple(s["json"]["captions"]): s["json"] for s in with_speech.values()}  # type: ignore[index]
+    for sample in again.values():
+        record = sample["json"]
+        assert isinstance(record, dict)
+        old = first[tuple(record["captions"])]
+        assert record["named"] == old["named"] and record["attributes"] == old["attributes"]
+        assert "named" not in record.get("metadata", {})

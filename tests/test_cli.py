@@ -115,7 +115,7 @@ def test_overrides_may_stand_before_and_after_flags(capsys: pytest.CaptureFixtur
 def test_every_shipped_recipe_passes_its_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     from launchers.stages import STAGES
 
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # their encoders are the hub's
+    monkeypatch.setattr("pipeline.hub._is_cached", lambda hub_id: True)  # their encoders are the hub's
     recipes = sorted(PACKAGED.glob("*.yaml"))
     assert any(path.stem == "tiny" for path in recipes)
     for path in recipes:

@@ -23,11 +23,12 @@ from pipeline.training_config import DataConfig
 from stages.codes import extract as extraction
 from stages.codes.config import CodesConfig
 from stages.codes.extract import Extractor, code_type, extract
+from stages.codes.picture import decoded
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.stage import STAGE
 from stages.codes.views import SampleReader
 from stages.images import center_decode, picture_to_tensor
-from stages.vqvae.load import save_autoencoder
+from stages.vqvae.load import load_autoencoder, save_autoencoder
 from stages.vqvae.model import Autoencoder
 from tests import spawn
 from tests.test_sources import foreign_tar
@@ -294,3 +295,30 @@ def test_what_only_sharding_takes_in_of_tars_made_by_others_is_said(
     caplog.clear()
     run(shards, tokenizer, tmp_path / "ours")
     assert "passed over" not in caplog.text
+
+
+def test_the_picture_shows_codes_under_their_own_pictures(tokenizer: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    whole = [make_sample(i) for i in range(4)]
+    write_dataset(folder, [write_shard(folder, "train-000000", "train", whole)], {"image_size": SIZE})
+    run(folder, tokenizer, tmp_path / "codes")
+    model, _ = load_autoencoder(tokenizer)
+    source = open_shards(folder)
+    both = decoded(source, tmp_path / "codes", model, SIZE)["decoded"]
+    coded = list(read_samples(open_shards(tmp_path / "codes").split("train")[0]))
+    less = tmp_path / "less"  # as where the second one's caption was damaged
+    less.mkdir()
+    write_dataset(less, [write_shard(less, "train-000000", "train", [coded[0], *coded[2:]])], {"image_size": SIZE})
+    three = decoded(source, less, model, SIZE)["decoded"]
+    width = both.shape[1] // 4
+    assert three.shape[1] < both.shape[1]
+    assert np.array_equal(three[:, :SIZE], both[:, :SIZE]) and np.array_equal(three[:, -SIZE:], both[:, -SIZE:])
+    assert width >= SIZE
+
+
+def test_pairs_that_only_some_samples_bring_are_heard(tokenizer: Path, tmp_path: Path) -> None:
+    members = {"a.png": make_png(0), "b.png": make_png(1), "b.source.png": make_png(2)}
+    foreign = foreign_tar(tmp_path / "others" / "set-0000.tar", members).parent
+    made = run(foreign, tokenizer, tmp_path / "made")
+    assert made["conditions"]["image"] == {"kinds": ["source"]}

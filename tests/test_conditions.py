@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from launchers.cli import main
+from pipeline.batch import Draw
 from pipeline.errors import ConfigError
 from pipeline.samples import decode_image, decode_npy
 from pipeline.shard_index import open_shards
@@ -28,6 +29,7 @@ from stages.conditioning.text_encoder import TextEncoder
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.measure import Real, with_codes
 from stages.evaluation.obedience import Asked, named, obedience_figures, read_asked, similarity_space
+from stages.evaluation.probe_model import Probe
 from stages.generate import Painter
 from stages.perceptual import Perceptual
 from tests import tiny_encoders
@@ -278,6 +280,16 @@ def test_sounds_are_aligned_to_a_pretrained_clip_that_stays_as_it_is(run: Path, 
     assert TextEncoder.load(model / "clip")(["a red bird"]).pooled.shape == (1, 48)
     assert AudioEncoder.load(model / "audio")([soundfile_of(files / "call.flac")]).present().all()
 
+    (files / "on.yaml").write_text(
+        f"tracking: {{mode: disabled}}\nuse: {{shards: {run / 'shards'}, vqvae: {run / 'vqvae'}, "
+        f"align: {files / 'pre' / 'align'}}}\ncodes: {{conditions: {{picture: auto}}}}\n"
+        "prior: {width: 32, depth: 1, heads: 2, data: {global_batch: 12}, loop: {steps: 2}}\n"
+    )
+    assert main(["run", str(files / "on.yaml"), "--runs", str(files)]) == 0
+    painter = Painter.load(files / "on", device="cpu")
+    assert painter.prior.arguments["shared"] == {"audio": 48, "picture": 48, "text": 48}
+    assert painter(audio=files / "call.flac", candidates=2)[0].size == (32, 32)
+
 
 def test_another_encoder_than_the_one_that_made_the_codes_is_refused(run: Path, files: Path) -> None:
     about = open_codes(run / "codes").conditions
@@ -305,3 +317,36 @@ def test_a_bad_caption_or_sound_in_foreign_shards_is_a_reject_with_its_reason(ru
     assert "unreadable" in reader(replace(sample, members={**sample.members, "txt": b"\xff\xfe"})).error
     assert "unreadable" in reader(replace(sample, members={**sample.members, "flac": b"no sound"})).error
     assert "no picture" in reader(replace(sample, members={"txt": b"a bird"})).error
+
+
+def test_training_hears_every_caption_as_its_encoder_says_it(run: Path) -> None:
+    codes = open_codes(run / "codes")
+    encoder = TextEncoder.load(run / "align" / "model" / "clip")
+    told = ConditionDecode({"text": codes.conditions["text"]}, tuple(codes.grids))
+    sample = next(read_samples(codes.shards.split("train")[0]))
+    captions = json.loads(sample.members["json"])["captions"]
+    said = {caption: encoder([caption]) for caption in captions}
+    heard: dict[str, int] = dict.fromkeys(captions, 0)
+    for row in range(60):
+        fields = told(sample, Draw(0, 0, 0, row), 0, any_of=True)
+        count, pooled = fields["text_count"], torch.as_tensor(fields["text_pooled"]).float()
+        near = {text: float((one.pooled[0] - pooled).abs().max()) for text, one in said.items()}
+        text = min(near, key=lambda name: near[name])
+        assert near[text] < 5e-3 and count == int(said[text].mask.sum())
+        tokens = torch.as_tensor(fields["text"][:count]).float()
+        torch.testing.assert_close(tokens, said[text].tokens[0][said[text].mask[0]], atol=1e-2, rtol=1e-2)
+        heard[text] += 1
+    assert len(captions) > 2 and min(heard.values()) > 0
+
+
+def test_captions_that_name_no_attribute_are_judged_by_their_own_picture(run: Path) -> None:
+    painter, val = Painter.load(run, device="cpu"), open_shards(run / "shards").split("val")
+    samples = list(islice((sample for shard in val for sample in read_samples(shard)), 20))
+    real = torch.from_numpy(np.stack([read_picture(decode_image(s.members["jpg"]), 32) for s in samples]))
+    values = {"class": [str(i) for i in range(8)]}
+    asked = read_asked(painter, run / "codes", values, [sample.key for sample in samples[:10]], "val")
+    silent = replace(asked, captions=["a photo"] * 10, named={})
+    probe = Probe(values).eval()
+    figures, _ = obedience_figures(EvaluationConfig(), painter, silent, real.permute(0, 3, 1, 2), probe)
+    assert figures["text"]["obeyed"] == {} and 0 <= figures["text"]["own_picture_R@1"] <= 1
+    assert "own_picture_R@1" not in figures["audio"]

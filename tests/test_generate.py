@@ -156,3 +156,18 @@ def test_row_labels_leave_the_pictures_whole() -> None:
     assert (pixels[:, : labelled.width - plain.width] < 128).any()  # something is written there
     with pytest.raises(ValueError, match="at least one picture"):
         paint_grid([])
+
+
+def test_stages_used_by_a_relative_path_are_found_from_anywhere(
+    tmp_path: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "project" / "runs"
+    shutil.copytree(labelled, runs / "second")
+    (runs / "first").mkdir()
+    (runs / "second" / "vqvae").rename(runs / "first" / "vqvae")
+    (runs / "second" / "recipe.yaml").write_text("use: {vqvae: runs/first/vqvae}\nprior: {}\n")
+    painted = []
+    for place in (tmp_path / "project", tmp_path):
+        monkeypatch.chdir(place)
+        painted += bytes_of(Painter.load(runs / "second", device="cpu")(cls=0))
+    assert painted[0] == painted[1]

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.evaluation.probe_model import Probe
 from stages.metrics import (
     edge_f1,
     frechet_distance,
@@ -278,3 +279,9 @@ def test_duplicates_among_the_real_do_not_break_the_balls() -> None:
     found = precision_recall_density_coverage(real, real)
     assert all(np.isfinite(value) for value in found.values())
     assert found["coverage"] == 1.0
+
+
+def test_an_attribute_may_be_called_anything() -> None:
+    values = {"type": ["sedan", "van"], "a.b": ["x", "y", "z"], "values": ["0", "1"]}
+    logits = Probe(values)(torch.zeros(2, 3, 64, 64))
+    assert {name: one.shape[1] for name, one in logits.items()} == {"type": 2, "a.b": 3, "values": 2}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,10 @@ AS_BIRDS = (
     "prior.condition_layers=1", "prior.wordless=0.3",
 )  # fmt: skip
 """The prior of the recipe `birds`, where that of the recipe above is the default's."""
+ALIGN_AS_BIRDS = (
+    "align.attributes=10", "align.opposites=[[left,right],[왼쪽,오른쪽]]", "align.more_captions=2",
+)  # fmt: skip
+"""Its towers: captions with left and right exchanged, and attributes told."""
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,7 @@ def kill_at(made: Path, name: str, stage: str, processes: list[subprocess.Popen[
 
 
 def check(made: Path, stage: str, world: int, extra: tuple[str, ...] = ()) -> None:
-    marks = [item.split("=")[-1].strip("[]") for item in extra]
+    marks = [re.sub(r"[^A-Za-z0-9]", "", item.split("=")[-1]) for item in extra]
     label = "-".join([stage, str(world), *marks])
     assert spawn.finish(train(made, f"whole-{label}", stage, world, extra)) == [0] * world
     step = random.Random(label).randint(2, 12)
@@ -127,14 +132,23 @@ def test_a_killed_stage_ends_in_the_same_bits(made: Path, stage: str) -> None:
     check(made, stage, world=1)
 
 
-def test_the_prior_of_birds_ends_in_the_same_bits(made: Path) -> None:
-    check(made, "prior", world=1, extra=AS_BIRDS)
+@pytest.mark.parametrize(("stage", "extra"), [("prior", AS_BIRDS), ("align", ALIGN_AS_BIRDS)])
+def test_what_the_recipe_of_birds_trains_ends_in_the_same_bits(made: Path, stage: str, extra: tuple[str, ...]) -> None:
+    check(made, stage, world=1, extra=extra)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
-def test_killed_ranks_of_the_prior_of_birds_end_in_the_same_bits(made: Path, world: int) -> None:
-    check(made, "prior", world=world, extra=AS_BIRDS)
+@pytest.mark.parametrize(("stage", "extra"), [("prior", AS_BIRDS), ("align", ALIGN_AS_BIRDS)])
+def test_killed_ranks_of_the_recipe_of_birds_end_in_the_same_bits(
+    made: Path, stage: str, extra: tuple[str, ...], world: int
+) -> None:
+    check(made, stage, world=world, extra=extra)
+
+
+@pytest.mark.slow
+def test_killed_ranks_of_zero_read_opposites_to_the_same_bits(made: Path) -> None:
+    check(made, "align", world=2, extra=(*ALIGN_AS_BIRDS, "align.backend.zero_stage=2"))
 
 
 @pytest.mark.slow

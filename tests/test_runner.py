@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +299,27 @@ def test_the_other_ranks_run_and_leave_the_manifest_to_rank_zero(house: House, m
     assert (house.folder / "runs/toy/vqvae/model/total").read_text() == "6"
     assert (house.folder / "runs/toy/vqvae/log-rank1.txt").is_file()
     assert not (house.folder / "runs/toy/vqvae/manifest.json").exists()
+
+
+def test_what_a_finished_stage_needed_is_not_looked_for_again(house: House) -> None:
+    there = [True]
+
+    def look(cfg: Sum, recipe: Any) -> None:
+        if not there[0]:
+            raise ValueError("vqvae.perceptual=some/clip is not there.")
+
+    stages = (SHARDS, replace(VQVAE, check=look), CODES, PRIOR)
+
+    def run(**options: Any) -> list[Outcome]:
+        recipe = load_recipe(house.folder / "toy.yaml")
+        return run_recipe(recipe, stages, house.options(**options), launch=lambda one, file: 1, say=house.said.append)
+
+    run(until="vqvae")
+    there[0] = False
+    assert [one.skipped for one in run()] == [True, True, False, False]
+    with pytest.raises(ConfigError, match="some/clip is not there"):
+        run(redo="vqvae")
+    run(only="prior", redo="prior")
+    (house.folder / "runs" / "toy" / "vqvae" / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="some/clip is not there"):
+        run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,8 @@ def test_a_strip_is_cut_before_it_is_scaled() -> None:
         (["--audio", "LONG"], "minutes long; at most 10 are read", 3),
         (["--class", "crow"], "no class 'crow'", 2),
         (["--image", "PICTURE", "--mask", "PICTURE", "--as", "grey"], "--as and --mask do not go together", 2),
+        (["--prompts", "HOLLOW"], "hollow:2: an empty 'text' says nothing", 2),
+        (["--prompts", "LATIN"], "latin cannot be read: 'utf-8' codec", 2),
     ],
 )
 def test_errors_are_one_clear_line(
@@ -194,12 +197,16 @@ def test_errors_are_one_clear_line(
 ) -> None:
     (files / "noise").write_bytes(b"neither sound nor picture" * 9)
     (files / "empty").write_text("\n")
+    (files / "hollow").write_text('a bird\n{"text": " "}\n')
+    (files / "latin").write_bytes("un bel été\n".encode("latin-1"))
     soundfile.write(files / "long.flac", np.zeros(8000 * 60 * 11, np.int16), 8000)
     soundfile.write(files / "nan.wav", np.full(800, np.nan, np.float32), 8000, subtype="FLOAT")
     names = {
         "NAN": "nan.wav",
         "NOISE": "noise",
         "EMPTY": "empty",
+        "HOLLOW": "hollow",
+        "LATIN": "latin",
         "LONG": "long.flac",
         "PICTURE": "bird.jpg",
         "CALL": "call.flac",
@@ -260,3 +267,82 @@ def test_a_run_without_a_clip_refuses_candidates_and_paints_on_where_only_its_re
     with pytest.raises(ConfigError, match="this run listens to none"):
         painter(text="a red bird", candidates=2)
     assert len(painter(text="a red bird", n=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows"),
+    [
+        ("--image bird.jpg --mask mask.png --text red", [{"image": "bird.jpg", "mask": "mask.png", "text": "red"}]),
+        ("--text red --negative blue --guidance 3", [{"text": "red", "negative": "blue"}]),
+        (
+            "--image bird.jpg --as sketch --audio call.flac",
+            [{"image": "bird.jpg", "as": "sketch", "audio": "call.flac"}],
+        ),
+        (
+            "--audio call.flac --audio call.flac --class 1",
+            [{"audio": "call.flac", "class": {"number": 1, "name": "finch"}}] * 2,
+        ),
+        (
+            "--image bird.jpg --image bird.jpg --as grey --as alike",
+            [{"image": "bird.jpg", "as": "grey"}, {"image": "bird.jpg", "as": "alike"}],
+        ),
+    ],
+)
+def test_flags_alone_repeated_and_combined_are_written_down(
+    run: Path, files: Path, flags: str, rows: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    line = ["sample", str(run), *flags.split(), "-n", "1", "--out", "out", "--device", "cpu"]
+    assert main(line) == 0
+    asked = json.loads((files / "out" / "asked.json").read_text())
+    names = Painter.load(run, device="cpu").classes
+    expected = [{k: {"number": 1, "name": names[1]} if k == "class" else v for k, v in row.items()} for row in rows]
+    assert asked["rows"] == expected
+    assert asked["guidance"] == (3.0 if "--guidance" in flags else 2.0)
+    assert len(list((files / "out").glob("0*.png"))) == len(rows)
+
+
+def test_names_of_files_need_not_be_text(run: Path, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = files / "b\udcedrd.jpg"
+    odd.write_bytes((files / "bird.jpg").read_bytes())
+    line = ["sample", str(run), "--image", str(odd), "-n", "1", "--out", str(files / "o\udcedt"), "--device", "cpu"]
+    assert main(line) == 0
+    assert json.loads((files / "o\udcedt" / "asked.json").read_bytes())["rows"][0]["image"] == str(odd)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("grid.png")
+
+
+def test_what_was_painted_and_pictures_with_transparency_are_taken_too(painter: Painter, files: Path) -> None:
+    first = painter(image=Image.open(files / "bird.jpg"), as_="grey")[0]
+    assert painter(image=first, as_="grey")[0].size == (32, 32)
+    pixels = np.full((32, 32, 4), 255, np.uint8)
+    pixels[:, :, 3] = 0  # nothing to be seen: white
+    white = np.full((32, 32, 3), 255, np.uint8)
+    a, b = (painter(image=one, as_="sketch", text="a red bird", candidates=1)[0] for one in (pixels, white))
+    assert np.array_equal(np.asarray(a), np.asarray(b))
+    for wrong in (np.zeros((8, 8, 3)), np.zeros((8, 8, 2), np.uint8), np.zeros((3, 8, 8), np.uint8)):
+        with pytest.raises(DataError, match="an image is uint8"):
+            painter(image=wrong, as_="grey")
+
+
+def test_classes_without_names_do_not_choose_among_candidates(painter: Painter) -> None:
+    conditions = painter.reader.conditions([Ask(text="a red bird", cls="owl")], painter.listens)
+    assert painter._named(conditions) is not None
+    names, painter.classes = painter.classes, [str(i) for i in range(len(painter.classes))]
+    try:
+        assert painter._named(conditions) is None
+    finally:
+        painter.classes = names
+
+
+def test_a_negative_text_is_refused_by_a_run_that_hears_none(painter: Painter) -> None:
+    with pytest.raises(ConfigError, match="trained on text; this one listens to class, image"):
+        painter.reader.negatives([Ask(negative="a red bird")], ["class", "image"])
+
+
+def test_a_run_is_measured_by_the_command(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs / "all", again := runs / "again")
+    capsys.readouterr()
+    assert main(["evaluate", str(again), "evaluation.samples=8", "--redo", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["samples"]["n"] == 8 and "obedience" in results
+    assert (again / "report.html").is_file() and (again / "old" / "evaluation-1").is_dir()

@@ -166,6 +166,34 @@ def test_several_captions_sounds_and_source_pictures_are_stored(tmp_path: Path) 
     assert "source.png" not in samples["b.png"]
 
 
+def test_a_cell_of_csv_may_hold_a_list_of_captions(tmp_path: Path) -> None:
+    for i in range(2):
+        save(photo(i), tmp_path / "photos" / f"{i}.png")
+    rows: list[dict[str, object]] = [
+        {"file_name": "0.png", "text": "one", "captions": '["two", "three"]'},
+        {"file_name": "1.png", "text": "[sic] four", "captions": ""},
+    ]
+    write_table(tmp_path / "photos", "csv", rows)
+    shard(config(tmp_path / "photos", val=0), tmp_path / "out")
+    captions = {name: one["json"]["captions"] for name, one in samples_of(tmp_path / "out").items()}  # type: ignore
+    assert captions == {"0.png": ["one", "two", "three"], "1.png": ["[sic] four"]}
+
+
+def test_a_sound_too_long_to_be_read_is_called_so_and_a_large_one_is_packed(tmp_path: Path) -> None:
+    source = tmp_path / "photos"
+    for i in range(2):
+        save(photo(i), source / f"{i}.png")
+    hours = source / "0.wav"
+    with soundfile.SoundFile(hours, "w", 16_000, 1, "PCM_16") as file:
+        for _ in range(40):  # 40 minutes and 77 MB: more than a member may hold
+            file.write(np.zeros(16_000 * 60, np.int16))
+    soundfile.write(source / "1.wav", np.zeros((48_000 * 400, 2), np.int16), 48_000)  # 77 MB in seven minutes
+    results = shard(config(source, max_reject_rate=1, val=0), tmp_path / "out")
+    assert results["reasons"] == {"too_long_sound": 1}
+    (sample,) = samples_of(tmp_path / "out").values()
+    assert sample["flac"][0].shape == (2, 48_000 * 400)  # type: ignore[index]
+
+
 def test_bad_rows_are_rejected_one_by_one(tmp_path: Path) -> None:
     source = tmp_path / "photos"
     for i in range(5):
@@ -195,10 +223,12 @@ def test_bad_rows_are_rejected_one_by_one(tmp_path: Path) -> None:
         ("metadata.csv", "file_name,text\n0.png,a\n1.png,b,c\n", "metadata.csv:3: more fields"),
         ("metadata.csv", "file_name,text\n0.png\n", "metadata.csv:2: fewer fields"),
         ("metadata.parquet", "PAR1 not really", "metadata.parquet: not a readable parquet"),
+        ("metadata.jsonl", '{"file_name": "0.png", "text": "\udce9t\udce9"}\n', "metadata.jsonl:1: not UTF-8"),
+        ("metadata.csv", "file_name,text\n0.png,\udce9t\udce9\n", "metadata.csv: not UTF-8"),
     ],
 )
 def test_an_unreadable_line_names_file_and_line(name: str, text: str, where: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, errors="surrogateescape")
     with pytest.raises(DataError) as caught:
         list_source(config(tmp_path))
     assert where in str(caught.value) and len(str(caught.value).splitlines()) <= 2

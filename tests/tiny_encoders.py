@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,15 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def clap(folder: Path) -> Path:
+def clap(folder: Path, *, fused: bool = False) -> Path:
     torch.manual_seed(0)
     config = ClapAudioConfig(
         spec_size=64, window_size=4, num_mel_bins=16, hidden_size=64, patch_embeds_hidden_size=16, depths=[1, 1, 1],
-        num_attention_heads=[2, 2, 2], num_hidden_layers=3, projection_dim=48,
+        num_attention_heads=[2, 2, 2], num_hidden_layers=3, projection_dim=48, enable_fusion=fused,
     )  # fmt: skip
     prepare = ClapFeatureExtractor(
         feature_size=16, sampling_rate=16_000, hop_length=160, max_length_s=2, fft_window_size=512,
-        frequency_max=8000, truncation="rand_trunc",
+        frequency_max=8000, truncation="fusion" if fused else "rand_trunc",
     )  # fmt: skip
     return save(folder, ClapAudioModelWithProjection(config), prepare)
 
@@ -123,4 +124,4 @@ def _speech() -> dict[str, Any]:
 
 
 TEXT = {"clip": clip, "t5": t5, "sentence": sentence}
-AUDIO = {"clap": clap, "ast": ast, "wav2vec2": wav2vec2, "hubert": hubert}
+AUDIO = {"clap": clap, "clap_fused": partial(clap, fused=True), "ast": ast, "wav2vec2": wav2vec2, "hubert": hubert}

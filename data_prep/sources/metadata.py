@@ -97,11 +97,21 @@ def _place(folder: Path, name: str) -> Place:
 def _captions(row: Row, where: str) -> tuple[str, ...]:
     texts: list[Any] = []
     for column in ("text", "captions"):
-        value = row.get(column)
+        value = _listed(row.get(column))
         texts += list(value) if isinstance(value, list | tuple) else [value] if _given(value) else []
     if any(not isinstance(text, str) for text in texts):
         raise DataError(f"{where}: 'text' must be a text or a list of texts.")
     return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+
+
+def _listed(value: Any) -> Any:
+    """A list where a cell holds one as JSON, as columns of CSV must; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:  # a caption that opens with a bracket
+            return value
+    return value
 
 
 def _facts(row: Row, where: str) -> dict[str, Any]:
@@ -135,6 +145,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 continue
             try:
                 row = json.loads(line)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}:{number}: not UTF-8 ({error.reason}). Save it as UTF-8.") from None
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: not a line of JSON ({error}). Correct or remove the line.") from None
             if not isinstance(row, dict):

@@ -89,8 +89,10 @@ def call(arguments: argparse.Namespace) -> int:
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
     out = arguments.out or run / "painted" / _folder_name(asks, arguments)
     asked["files"] = _write(rows, [_label(ask, painter.classes) for ask in asks], out)
-    (out / "asked.json").write_text(json.dumps(asked, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(json.dumps(asked, indent=1, ensure_ascii=False) if arguments.json else f"Open {out / 'grid.png'}")
+    text = json.dumps(asked, indent=1, ensure_ascii=False)
+    (out / "asked.json").write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+    line = text if arguments.json else f"Open {out / 'grid.png'}"
+    print(line.encode("utf-8", "backslashreplace").decode())  # names of files need not be UTF-8
     return 0
 
 
@@ -139,6 +141,8 @@ def _row(line: str, place: str) -> dict[str, Any]:
     for key, value in values.items():
         if not isinstance(value, str | None) and not (key == "class" and type(value) is int):
             raise ConfigError(f"{place}: '{key}' must be text; got {json.dumps(value)[:60]}.")
+        if isinstance(value, str) and not value.strip():
+            raise ConfigError(f"{place}: an empty '{key}' says nothing: leave it out.")
     return {RENAMED.get(key, key): value for key, value in values.items()}
 
 
@@ -210,6 +214,7 @@ def _label(ask: Ask, classes: list[str]) -> str:
     """A row's name in the grid; what the grid's letters cannot write stays in asked.json."""
     name = classes[ask.cls] if isinstance(ask.cls, int) and classes else ""
     files = [Path(str(path)).stem for path in (ask.audio, ask.image) if path is not None]
+    files = [name for name in files if name.isascii()]
     text = ask.text if ask.text and ask.text.isascii() else ""
     return " ".join(part for part in (name, text, *files) if part) or ("(see asked.json)" if ask.text else "")
 

@@ -326,8 +326,7 @@ def _has_pairs(extractor: Extractor, source: ShardSet, written: list[Shard]) -> 
     """Whether samples bring a source picture of their own: as `dataset.json` says, else as the shards show."""
     if "modalities" in source.info:
         return "source" in source.info["modalities"]
-    first = next((sample for shard in written for sample in read_samples(shard)), None)
-    return first is not None and "source.level0.npy" in first.members
+    return any("source.level0.npy" in members for shard in written for members in shard.index().members)
 
 
 def _rejects(out: Path, written: list[Shard]) -> dict[str, int]:

@@ -29,13 +29,16 @@ def decoded(source: ShardSet, codes: Path, model: Autoencoder, size: int) -> dic
     batch = next(read_pass(shards, center_decode(size), batch_size=SHOWN, limit=SHOWN), None)
     if batch is None:
         return {}
-    shown = len(batch["key"])  # neither reader nor codes hold what could not be read
-    samples = list(islice(read_samples(open_shards(codes).split("train")[0]), shown))
+    wanted = {key: i for i, key in enumerate(batch["key"])}  # codes hold none whose caption or sound is damaged
+    coded = islice(read_samples(open_shards(codes).split("train")[0]), SHOWN)
+    samples = [sample for sample in coded if sample.key in wanted]
+    if not samples:
+        return {}
     device = next(model.parameters()).device
     levels = [
         torch.from_numpy(np.stack([decode_npy(s.members[f"level{i}.npy"])[0] for s in samples]).astype(np.int64))
         for i in range(len(model.levels))
     ]
     painted = tensor_to_picture(model.decode([level.to(device) for level in levels]))
-    pictures = np.moveaxis(np.asarray(batch["image"]), 1, -1)
+    pictures = np.moveaxis(np.asarray(batch["image"]), 1, -1)[[wanted[sample.key] for sample in samples]]
     return {"decoded": rows_of_pictures(pictures, painted)}

@@ -19,6 +19,7 @@ PASSED_OVER = (
     "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "
     "tessera shard %s FOLDER"
 )
+PASSED = {"cls", "mp3", "ogg", "opus", "source.jpg", "source.jpeg", "source.webp"}
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +65,7 @@ def _warn_of_members(source: ShardSet) -> None:
     """Say what stands in tars made by others that only `tessera shard` takes in: class names, sounds to transcode."""
     first = [shards[0].index() for shards in source.splits.values() if shards]
     found = {extension for index in first for members in index.members for extension in members}
-    if unread := sorted(found & {"cls", "mp3", "ogg", "opus"}):
+    if unread := sorted(found & PASSED):
         log.warning(PASSED_OVER, source.root, ", .".join(unread), source.root)
 
 

@@ -22,13 +22,6 @@ def captions_of(sample: Sample) -> list[str]:
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
-def named_of(sample: Sample) -> list[str] | None:
-    """The attributes the first caption names, where the sample's JSON says so for each caption under `named`."""
-    named = record_of(sample).get("named")
-    first = named[0] if isinstance(named, list) and named else None
-    return [name for name in first if isinstance(name, str)] if isinstance(first, list) else None
-
-
 def sound_of(sample: Sample) -> Sound | None:
     """The sound of a sample, decoded; None where it has none."""
     name = next((e for e in SOUND_MEMBERS if e in sample.members), None)
@@ -36,8 +29,13 @@ def sound_of(sample: Sample) -> Sound | None:
 
 
 def transcript_of(sample: Sample) -> str:
-    """What is spoken in a sample's sound, where its JSON says so under `spoken`; else empty."""
+    """What is spoken in a sample's sound, where its JSON says so under `spoken`; else empty.
+
+    Raises:
+        UnicodeEncodeError: it holds half a surrogate pair, which is JSON, but no text.
+    """
     said = record_of(sample).get("spoken", "")
+    said.encode() if isinstance(said, str) else None
     return said.strip() if isinstance(said, str) else ""
 
 

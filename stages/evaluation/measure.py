@@ -25,7 +25,7 @@ from stages.codes.read import open_codes
 from stages.conditioning.condition import Conditions
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.obedience import SHOWN, obedience_figures, read_asked
-from stages.evaluation.pictures import LabelledDecode, labels_of
+from stages.evaluation.pictures import LabelledDecode, attribute_numbers
 from stages.evaluation.probe_model import Probe
 from stages.evaluation.probes import accuracies, answers, get_probe, stack_labels
 from stages.evaluation.reconstruction import code_use, reconstruction_figures
@@ -72,20 +72,9 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
     if "codes" in inputs:
         results["codes"] = code_use(inputs["codes"])
     if "prior" in inputs:
-        painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
-        if "codes" in inputs and set(painter.listens) - {"class"}:
-            real = with_codes(real, inputs["codes"], results["split"])
-        said = _said(cfg, painter, inputs["codes"], real, results["split"]) if "codes" in inputs else {}
-        results["samples"] = sample_figures(cfg, painter, real, probe, said)
-        pictures["samples"] = class_grid(painter)
-        if "codes" in inputs and set(painter.listens) - {"class"}:
-            n, names = min(cfg.obedience, len(real.images) // 2), probe.values if probe is not None else {}
-            keys = real.keys[:n] if n >= LEAST else []
-            asked = read_asked(painter, inputs["codes"], names, keys, results["split"]) if keys else None
-            if asked is not None and asked.captions:
-                results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
-                results["captions_shown"] = asked.captions[:SHOWN] if "text" in asked.modes else []
-                pictures |= shown
+        painted, shown = measure_painting(cfg, inputs, real, probe, results["split"])
+        results |= painted
+        pictures |= shown
     results = {"headline": headline_of(results), **results}
     write_json(out / "results.json", results)
     tracker.images(pictures, 0)
@@ -93,6 +82,29 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
     tracker.table("figures", ["figure", "value"], [[name, value] for name, value in _flat(results).items()], 0)
     tracker.finish()
     return results
+
+
+def measure_painting(
+    cfg: EvaluationConfig, inputs: dict[str, Path], real: Real, probe: Probe | None, split: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Figures and pictures of what the prior paints: by class or whatever comes, then by every condition alone."""
+    painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
+    codes = inputs.get("codes")
+    hears_more = codes is not None and bool(set(painter.listens) - {"class"})
+    if codes is not None and hears_more:
+        real = with_codes(real, codes, split)
+    said = _said(cfg, painter, codes, real, split) if codes is not None else {}
+    results: dict[str, Any] = {"samples": sample_figures(cfg, painter, real, probe, said)}
+    pictures = {"samples": class_grid(painter)}
+    n, names = min(cfg.obedience, len(real.images) // 2), probe.values if probe is not None else {}
+    keys = real.keys[:n] if hears_more and n >= LEAST else []
+    asked = read_asked(painter, codes, names, keys, split) if codes is not None and keys else None
+    if asked is not None and asked.captions:
+        results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
+        results["candidates"] = painter.settings.candidates
+        results["captions_shown"] = asked.captions[:SHOWN] if "text" in asked.modes else []
+        pictures |= shown
+    return results, pictures
 
 
 def with_codes(real: Real, codes_folder: Path, split: str) -> Real:
@@ -150,7 +162,7 @@ def read_real(val: list[Any], probe: Probe | None, size: int, most: int) -> Real
     return Real(
         torch.cat([batch["image"] for batch in batches]),
         torch.cat([batch["label"] for batch in batches]),
-        stack_labels(labels_of(batch, names) for batch in batches),
+        stack_labels(attribute_numbers(batch, names) for batch in batches),
         [key for batch in batches for key in batch["key"]],
     )
 

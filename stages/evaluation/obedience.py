@@ -23,12 +23,12 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.shards import read_pass
-from stages.attributes import CLASS, in_words, numbers_of, says
+from stages.attributes import CLASS, in_words, named_by_caption, numbers_of, says
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.align.loss import recalls
 from stages.conditioning.condition import Conditions, stack_rows
-from stages.conditioning.said import captions_of, named_of
+from stages.conditioning.said import captions_of
 from stages.conditioning.shared_space import Space
 from stages.conditioning.sources import SOURCE_KINDS, source_picture
 from stages.evaluation.config import EvaluationConfig
@@ -71,9 +71,10 @@ class AskedDecode:
 
     def __call__(self, sample: Any, draw: Any) -> dict[str, Any]:
         numbers = {f"attribute/{name}": number for name, number in numbers_of(sample, self.values).items()}
-        named = named_of(sample)
+        first = next(iter(captions_of(sample)), "")
+        named = named_by_caption(sample).get(first)
         known = {f"named/{name}": -1 if named is None else int(name in named) for name in self.values}
-        return {**self.codes(sample, draw), **numbers, **known, "first": next(iter(captions_of(sample)), "")}
+        return {**self.codes(sample, draw), **numbers, **known, "first": first}
 
 
 def read_asked(
@@ -135,7 +136,7 @@ def obedience_figures(
             held_to = {k: torch.where(here, v, -1) for k, v in words.get(mode, asked.attributes).items()}
             found["obeyed"] = accuracies(answers(probe, painted), held_to)
             found["obeyed_by_real"] = accuracies(answers(probe, real[:n]), held_to)
-        elif mode != CLASS:
+        if mode != CLASS and not found.get("obeyed"):  # no attributes, or captions that name none of them
             found |= _nearest(space, network, painted[here], real[:n][here])
         found |= _coverage(cfg, network, painted, real, here, "" if probe is not None else "random_")
         if "image" in alone:

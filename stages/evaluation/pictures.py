@@ -33,6 +33,6 @@ class LabelledDecode:
         return found | {f"attribute/{name}": number for name, number in numbers_of(sample, self.values).items()}
 
 
-def labels_of(batch: dict[str, Any], names: Mapping[str, list[str]]) -> dict[str, Int[Tensor, " b"]]:
+def attribute_numbers(batch: dict[str, Any], names: Mapping[str, list[str]]) -> dict[str, Int[Tensor, " b"]]:
     """The attribute numbers of a batch by name."""
     return {name: batch[f"attribute/{name}"] for name in names}

@@ -55,12 +55,12 @@ class Probe(nn.Module):
         super().__init__()
         self.values = {name: list(names) for name, names in values.items()}
         self.trunk = Trunk()
-        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(names)) for name, names in self.values.items()})
+        self.heads = nn.ModuleList(nn.Linear(WIDTH, len(names)) for names in self.values.values())
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b v"]]:
         """Logits per attribute."""
         features = F.silu(self.trunk(images))
-        return {name: head(features) for name, head in self.heads.items()}
+        return {name: head(features) for name, head in zip(self.values, self.heads, strict=True)}
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The penultimate layer."""

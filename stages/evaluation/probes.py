@@ -25,7 +25,7 @@ from pipeline.shard_index import Shard
 from pipeline.shards import open_batches
 from pipeline.training_config import DataConfig
 from stages.evaluation.config import EvaluationConfig
-from stages.evaluation.pictures import LabelledDecode, labels_of
+from stages.evaluation.pictures import LabelledDecode, attribute_numbers
 from stages.evaluation.probe_model import Probe
 from stages.images import CropDecode, picture_to_tensor
 
@@ -41,7 +41,7 @@ def get_probe(
         torch.manual_seed(seed_of(cfg.seed, "probe"))
         probe = Probe(values)
     path = out / "probe.safetensors"
-    about = json.dumps({"values": dict(values), "steps": cfg.probe_steps, "seed": cfg.seed})
+    about = json.dumps({"values": list(values.items()), "steps": cfg.probe_steps, "seed": cfg.seed})
     if path.is_file() and (out / "probe.json").is_file() and (out / "probe.json").read_text() == about:
         probe.load_state_dict(load_file(path))
     else:
@@ -62,7 +62,7 @@ def _train(probe: Probe, cfg: EvaluationConfig, train: list[Shard], size: int) -
     with Progress(cfg.probe_steps, title="probe", items_per_step=batch) as bar:
         for step, (micro_batch,) in zip(range(cfg.probe_steps), batches, strict=False):
             images = disturb(picture_to_tensor(micro_batch["image"]), micro_batch["row"], cfg.seed, step)
-            loss = masked_loss(probe(images), labels_of(micro_batch, probe.values))
+            loss = masked_loss(probe(images), attribute_numbers(micro_batch, probe.values))
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()

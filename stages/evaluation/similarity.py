@@ -1,7 +1,8 @@
 """How near what was painted lies to what was asked, in the shared space of a CLIP (and of sounds aligned to it).
 
 Every figure stands beside that of the true pictures. Retrieval asks: of all n conditions, is the one that was asked for
-the nearest to what was painted?
+the nearest to what was painted? With `prior.sampling.candidates` this CLIP has chosen what is painted, so its figures
+flatter: their number stands beside them, and the probes, which choose nothing, are the judges.
 
 Shapes: n samples.
 """

@@ -22,7 +22,7 @@ from pipeline.samples import Sample
 from pipeline.shard_index import Shard
 from pipeline.shards import Draw, read_samples
 from stages.attributes import named_by_caption, numbers_of, says
-from stages.conditioning.said import Said, captions_of, say, sound_of, transcript_of
+from stages.conditioning.said import Said, say, sound_of, transcript_of
 from stages.conditioning.sounds import Sound, heard
 from stages.images import CropDecode
 
@@ -114,7 +114,7 @@ class AlignDecode:
 
     def __call__(self, sample: Sample, draw: Draw) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.crop(sample, draw))
-        captions = given = captions_of(sample)
+        captions = given = say(sample, ("text",)).captions
         transcript = transcript_of(sample)
         if transcript and (not captions or draw.rng("transcript").random() < self.transcripts):
             captions = [transcript]  # words beside their own sound: what speech is learned from
