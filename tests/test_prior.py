@@ -22,7 +22,7 @@ from stages.prior.fold import folds_of
 from stages.prior.load import load_prior
 from stages.prior.loss import Draw, Noise, masked_loss
 from stages.prior.model import Prior
-from stages.prior.train import attended
+from stages.prior.train import attended, is_alone
 from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention
 
@@ -288,3 +288,11 @@ def test_configs_and_models_refuse_what_cannot_work() -> None:
         make_prior(grids=[(2, 2), (3, 4)])
     with pytest.raises(ValueError, match="'masked' or 'autoregressive'"):
         make_prior(kind="diffusion")
+
+
+def test_a_picture_that_shares_no_space_with_words_is_alone() -> None:
+    assert is_alone("picture", ["class", "picture", "text"], {})
+    assert is_alone("picture", ["picture", "text", "vector"], {"picture": 32, "vector": 32})
+    assert not is_alone("picture", ["picture", "text", "audio"], {"picture": 32, "audio": 32})
+    assert not is_alone("picture", ["picture", "class"], {})
+    assert not is_alone("picture", ["text", "audio"], {})

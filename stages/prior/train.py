@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.tracking import Tracker
 from pipeline.train_loop import train
 from stages.codes.read import CodesDecode, CodeSet, open_codes
 from stages.codes.read_conditions import ConditionDecode, Encoders, check_listened, conditions_of, encoders_of
+from stages.conditioning.condition import PICTURE
 from stages.prior.config import PriorConfig
 from stages.prior.model import Prior
 from stages.prior.task import PriorTask
@@ -27,6 +29,12 @@ from stages.vqvae.load import load_autoencoder
 ATTEND_EVERY = 2
 """Layers from one that reads the conditions' tokens to the next: every one of four was slower and no more obedient
 (docs/log.md, 2026-11-25 (fourth))."""
+LONE_PICTURE = (
+    "codes.conditions.picture lies in another space than text and sounds here: it serves  sample --as alike  and "
+    "teaches nothing of them. Name the CLIP that says the captions there, or leave it out."
+)
+SPEAKING = {"text", "audio"}
+log = logging.getLogger(__name__)
 CENTRED, CENTRED_AT_MOST, AT_ONCE = 512, 4096, 64
 """Samples whose mean is taken away from what encoders say; those read, where few have a condition; those at a time."""
 
@@ -38,6 +46,8 @@ def train_prior(
     codes = open_codes(codes_folder, tokenizer)
     backend = Backend.start(cfg.backend, seed=cfg.seed)
     prior = build(cfg, codes, load_autoencoder(tokenizer)[0].codebooks())
+    if is_alone(PICTURE, prior.arguments["conditions"], prior.arguments["shared"]):
+        log.warning(LONE_PICTURE)
     heard = {name: about for name, about in codes.conditions.items() if name in listened(prior)}
     live = encoders_of(heard, [align] if align else [], backend.device, only_live=True)
     told = ConditionDecode(heard, tuple(codes.grids), live.get("audio")) if heard else None
@@ -141,6 +151,12 @@ def in_one_space(codes: CodeSet, modalities: Iterable[str]) -> dict[str, int]:
         if about.get("projection"):
             spaces.setdefault(about["encoder"], {})[name] = about["projection"]
     return max((space for space in spaces.values() if len(space) > 1), key=len, default={})
+
+
+def is_alone(name: str, conditions: Iterable[str], shared: Iterable[str]) -> bool:
+    """Whether a condition that is to teach what text and sounds mean lies in no space with either."""
+    listened = set(conditions)
+    return name in listened and bool(listened & SPEAKING) and not (name in set(shared) and SPEAKING & set(shared))
 
 
 def _centre(prior: Prior, codes: CodeSet, decode: CodesDecode, live: Encoders, backend: Backend) -> None:
