@@ -45,8 +45,8 @@ from stages.vqvae.model import Autoencoder
 
 log = logging.getLogger(__name__)
 BATCH = 64
-COMPARED = ("text", "audio", "picture")
-"""Conditions that may lie in one space with pictures."""
+COMPARED = ("class", "text", "audio", "picture")
+"""Conditions that may lie in one space with pictures; a class does by its name."""
 CANDIDATE = 1 << 40
 """Candidates of one picture lie so many seeds apart: further than the seeds of any two pictures."""
 
@@ -193,7 +193,8 @@ class Painter:
                 raise
             log.warning("one candidate each: %s", str(error).splitlines()[0])
             return 1
-        comparable = space is not None and not space.names.isdisjoint(conditions)
+        by_name = "class" in conditions and self._classes_are_words
+        comparable = space is not None and (by_name or not space.names.isdisjoint(conditions))
         if chosen and not comparable:
             raise ConfigError(
                 "candidates are compared in the space of a CLIP, and this run listens to none. Leave it out."
@@ -215,14 +216,17 @@ class Painter:
         return chosen[:, 0] if best is None else chosen[np.arange(len(chosen)), best.numpy()]
 
     def _named(self, conditions: Conditions) -> Condition | None:
-        """The names of the classes asked for, as texts, unless they are numbers: beside a text they are obeyed too."""
-        if "class" not in conditions or self.space is None or "text" not in self.space.names:
-            return None
-        if all(name.isdecimal() for name in self.classes):
+        """The names of the classes asked for, as texts: beside a text they are obeyed too."""
+        if "class" not in conditions or not self._classes_are_words:
             return None
         wanted = conditions["class"]
         said = self._class_names.map(lambda x: x[wanted.pooled.argmax(dim=1)])
         return replace(said, mask=said.mask & wanted.present()[:, None])
+
+    @property
+    def _classes_are_words(self) -> bool:
+        """Whether the names of the classes say something in the space of the run's CLIP; numbers do not."""
+        return self.space is not None and "text" in self.space.names and not all(map(str.isdecimal, self.classes))
 
     @cached_property
     def _class_names(self) -> Condition:

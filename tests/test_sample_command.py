@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,7 @@ def test_errors_are_one_clear_line(
     assert len(said.strip().splitlines()) <= 2, said
 
 
-@pytest.mark.parametrize("asked", [["text"], ["audio"], ["cls", "text"]])
+@pytest.mark.parametrize("asked", [["text"], ["audio"], ["cls", "text"], ["cls"]])
 def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(
     painter: Painter, files: Path, asked: list[str]
 ) -> None:
@@ -241,10 +242,13 @@ def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(
         assert len(np.unique(alike)) > 1
 
 
-def test_a_class_alone_has_no_candidates_and_weights_count_between_text_and_sound(
+def test_a_source_alone_has_no_candidates_and_weights_count_between_text_and_sound(
     painter: Painter, files: Path
 ) -> None:
-    once, more = (painter(cls="owl", n=2, candidates=k)[1] for k in (1, 4))
+    once = painter(image=files / "bird.jpg", as_="grey", n=2)[1]
+    painter.settings = replace(before := painter.settings, candidates=4)
+    more = painter(image=files / "bird.jpg", as_="grey", n=2)[1]
+    painter.settings = before
     assert np.array_equal(np.asarray(once), np.asarray(more))
     asks = [Ask(text="a red bird", audio=files / "call.flac")]
     conditions, space = painter.reader.conditions(asks, painter.listens), painter.space
@@ -326,10 +330,11 @@ def test_what_was_painted_and_pictures_with_transparency_are_taken_too(painter: 
 
 def test_classes_without_names_do_not_choose_among_candidates(painter: Painter) -> None:
     conditions = painter.reader.conditions([Ask(text="a red bird", cls="owl")], painter.listens)
-    assert painter._named(conditions) is not None
+    several = replace(painter.settings, candidates=4)
+    assert painter._named(conditions) is not None and painter.candidates(["class"], several) == 4
     names, painter.classes = painter.classes, [str(i) for i in range(len(painter.classes))]
     try:
-        assert painter._named(conditions) is None
+        assert painter._named(conditions) is None and painter.candidates(["class"], several) == 1
     finally:
         painter.classes = names
 

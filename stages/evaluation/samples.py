@@ -2,7 +2,7 @@
 
 n real pictures of val are the reference, n other ones the held-out ceiling, n painted ones take the classes of the
 reference (or, where the painter knows none, its captions and sounds); one sampler setting (the recipe's) for every
-figure.
+figure, but that nothing is chosen among candidates: this is what the model itself paints.
 
 Shapes: n pictures, d feature width.
 """
@@ -49,7 +49,11 @@ def sample_figures(
     reference, other = real.part(0, n), real.part(n, 2 * n)
     began = time.monotonic()
     seeds = torch.arange(n) + 1_000_000
-    pictures = painter.paint_conditions(said, seeds) if said else painter.paint(reference.labels, seeds)
+    pictures = (
+        painter.paint_conditions(said, seeds, candidates=1)
+        if said
+        else painter.paint(reference.labels, seeds, candidates=1)
+    )
     painted = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     figures: dict[str, Any] = {"n": n, "images_per_second": n / (time.monotonic() - began)}
     figures["painted_by"] = sorted(said) or [CLASS] * (CLASS in painter.listens)

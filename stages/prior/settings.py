@@ -32,8 +32,8 @@ class SampleSettings:
     ramp: bool = True
     """Masked: let guidance rise from 1 over the steps of each level."""
     candidates: int = 1
-    """Pictures painted for each one that is kept: the nearest to what was asked for in text, sound or a picture alike,
-    in the space of the run's CLIP (DALL-E; Ramesh et al. 2021, section 2.6). A class or a source is painted once."""
+    """Pictures painted for each one that is kept: the nearest to the class's name, text, sound or picture alike asked
+    for, in the space of the run's CLIP (DALL-E; Ramesh et al. 2021, section 2.6). A source is not compared."""
     confidence_noise: float = 4.5
     """Masked, order confidence: how freely codes are chosen in the first steps."""
 
