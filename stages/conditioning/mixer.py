@@ -202,7 +202,7 @@ class ConditionMixer(nn.Module):
             together, there = self._shared(given, here)
             tokens, pooled, mask = parts[0]
             parts[0] = tokens, pooled + self.space(together) * there, mask
-            if self.parts is not None:
+            if self.parts is not None and self.null_parts is not None:
                 of_vector = rearrange(self.parts(together), "b (n w) -> b n w", w=self.width)
                 of_vector = torch.where(there[:, None], of_vector, self.null_parts)
                 several = [(of_vector, torch.zeros_like(pooled), there.new_ones(of_vector.shape[:2]))]
