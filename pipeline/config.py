@@ -171,11 +171,11 @@ def _fill_tracking(recipe: Recipe, stage: Stage, values: dict[str, Any]) -> None
     values["tracking"] = tracking
 
 
-def check(recipe: Recipe, stages: Iterable[Stage], done: Collection[str] = ()) -> dict[str, Any]:
+def check(recipe: Recipe, stages: Iterable[Stage], idle: Collection[str] = ()) -> dict[str, Any]:
     """Everything that can be refused before work begins; returns {instance: config}. Raises ConfigError.
 
     Args:
-        done: instances that are not to run: what they need, a model of the hub say, need not be there.
+        idle: instances that are not to run: what they need, a model of the hub say, need not be there.
     """
     stages = list(stages)
     known = [stage.name for stage in stages]
@@ -195,7 +195,7 @@ def check(recipe: Recipe, stages: Iterable[Stage], done: Collection[str] = ()) -
                     f"{recipe.place(name)}: stage '{name}' reads '{need}', which this recipe neither makes nor uses. "
                     f"Add a section '{need}:', or  use: {{{need}: runs/OTHER/{need}}}."
                 )
-        if name not in done:
+        if name not in idle:
             _check_together(recipe, stage, name, cfg)
     return found
 

@@ -227,11 +227,12 @@ def test_a_shared_vector_is_heard_as_several_tokens_too() -> None:
 
     assert mixed.tokens.shape == (3, 5 + 3, 8) and mixed.mask[:, -3:].all()
     last = mixed.tokens[:, -3:]
-    assert mixer.null_parts is not None and torch.equal(last[2], mixer.null_parts)
+    assert mixer.null_vector_tokens is not None and torch.equal(last[2], mixer.null_vector_tokens)
     alone = mixer({"audio": sound}, {}, 3).tokens[:, -3:]
     assert torch.allclose(last[1], alone[1]) and not torch.allclose(last[0], alone[0])
     assert len({tuple(token) for token in last[1].tolist()}) == 3
     mixer({}, {}, 3).tokens.sum().backward()
-    assert mixer.parts is not None and mixer.parts.weight.grad is not None and mixer.null_parts.grad is not None
+    assert mixer.vector_tokens is not None and mixer.vector_tokens.weight.grad is not None
+    assert mixer.null_vector_tokens.grad is not None
     with pytest.raises(ValueError, match="no two conditions here lie in one space"):
         ConditionMixer(8, {"text": 6}, shared_tokens=3)

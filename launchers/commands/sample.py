@@ -214,9 +214,8 @@ def _label(ask: Ask, classes: list[str]) -> str:
     """A row's name in the grid; what the grid's letters cannot write stays in asked.json."""
     name = classes[ask.cls] if isinstance(ask.cls, int) and classes else ""
     files = [Path(str(path)).stem for path in (ask.audio, ask.image) if path is not None]
-    files = [name for name in files if name.isascii()]
-    text = ask.text if ask.text and ask.text.isascii() else ""
-    return " ".join(part for part in (name, text, *files) if part) or ("(see asked.json)" if ask.text else "")
+    parts = [part for part in (name, ask.text, *files) if part]
+    return " ".join(part for part in parts if part.isascii()) or ("(see asked.json)" if parts else "")
 
 
 def _folder_name(asks: list[Ask], arguments: argparse.Namespace) -> str:

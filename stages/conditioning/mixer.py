@@ -175,8 +175,8 @@ class ConditionMixer(nn.Module):
         )
         self.source = source
         self.space = nn.Linear(next(iter(shared.values())), width) if shared else None
-        self.parts = nn.Linear(next(iter(shared.values())), shared_tokens * width) if shared_tokens else None
-        self.null_parts = nn.Parameter(torch.randn(shared_tokens, width) * 0.02) if shared_tokens else None
+        self.vector_tokens = nn.Linear(next(iter(shared.values())), shared_tokens * width) if shared_tokens else None
+        self.null_vector_tokens = nn.Parameter(torch.randn(shared_tokens, width) * 0.02) if shared_tokens else None
         self.refiner = _Refiner(width, layers, heads) if layers and set(read) - {IMAGE} else None
 
     def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
@@ -197,15 +197,15 @@ class ConditionMixer(nn.Module):
         given = {name: self._given(name, conditions.get(name), rows) for name in self.modalities}
         here = {name: one.present() & kept.get(name, one.present()) for name, one in given.items()}
         parts = [self._modality(name)(one, here[name]) for name, one in given.items()]
-        several: list[tuple[Tensor, Tensor, Tensor]] = []
+        of_space: list[tuple[Tensor, Tensor, Tensor]] = []
         if self.space is not None:
             together, there = self._shared(given, here)
             tokens, pooled, mask = parts[0]
             parts[0] = tokens, pooled + self.space(together) * there, mask
-            if self.parts is not None and self.null_parts is not None:
-                of_vector = rearrange(self.parts(together), "b (n w) -> b n w", w=self.width)
-                of_vector = torch.where(there[:, None], of_vector, self.null_parts)
-                several = [(of_vector, torch.zeros_like(pooled), there.new_ones(of_vector.shape[:2]))]
+            if self.vector_tokens is not None and self.null_vector_tokens is not None:
+                of_vector = rearrange(self.vector_tokens(together), "b (n w) -> b n w", w=self.width)
+                of_vector = torch.where(there[:, None], of_vector, self.null_vector_tokens)
+                of_space = [(of_vector, torch.zeros_like(pooled), there.new_ones(of_vector.shape[:2]))]
         if self.refiner is not None:
             tokens, pooled, mask = zip(*parts, strict=True)
             together = torch.cat(mask, dim=1)
@@ -214,7 +214,7 @@ class ConditionMixer(nn.Module):
         if self.source is not None:
             image = conditions.get(IMAGE) or self.no_image(rows)
             parts.append(self.source(image, self.has_image(image, kept)))
-        parts += several
+        parts += of_space
         if not parts:
             return self._nothing(rows)
         tokens, pooled, mask = zip(*parts, strict=True)

@@ -35,8 +35,10 @@ def transcript_of(sample: Sample) -> str:
         UnicodeEncodeError: it holds half a surrogate pair, which is JSON, but no text.
     """
     said = record_of(sample).get("spoken", "")
-    said.encode() if isinstance(said, str) else None
-    return said.strip() if isinstance(said, str) else ""
+    if not isinstance(said, str):
+        return ""
+    said.encode()
+    return said.strip()
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,14 @@ class Prior(nn.Module):
         )  # fmt: skip
         every = attend_every if attend or shared_tokens else 0
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=every)
-        self.looks = nn.ModuleList(Looks(*one) for one in zip(codebook_sizes, code_widths, strict=bool(code_widths)))
+        self._make_levels(width, code_widths)
+        self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
+        self._remember_places(width // heads)
+
+    def _make_levels(self, width: int, code_widths: Sequence[int]) -> None:
+        """Tables, places and heads of every level."""
+        widths = zip(self.codebook_sizes, code_widths, strict=bool(code_widths))
+        self.looks = nn.ModuleList(Looks(*one) for one in widths)
         looks: list[Any] = list(self.looks) or [None] * len(self.grids)
         levels = list(zip(self.codebook_sizes, looks, self.folds, strict=True))
         self.embeddings = nn.ModuleList(_of_codes(size, one.part_width(width), look) for size, look, one in levels)
@@ -130,10 +137,8 @@ class Prior(nn.Module):
         self.level_embedding = _embedding(len(self.grids), width)
         self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
         self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
-        self.unfold = nn.ModuleList(_unfold(kind, width, one.slots, size, look) for size, look, one in levels)
+        self.unfold = nn.ModuleList(_unfold(self.kind, width, one.slots, size, look) for size, look, one in levels)
         self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
-        self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
-        self._remember_places(width // heads)
 
     @torch.no_grad()
     def know(self, codebooks: Sequence[Float[Tensor, "_k _d"]]) -> None:
