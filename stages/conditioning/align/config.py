@@ -46,6 +46,10 @@ class AlignConfig:
     """Side of a patch of the vision transformer."""
     audio_seconds: float = 2.0
     """Window of a sound; of longer ones the loudest stretch."""
+    audio_bands: int = field(default=32, metadata={"before": 64})
+    """Mel bands of a sound. A patch of the audio transformer spans them all and as many frames of 10 ms, and one starts
+    every 40 ms: from whole frames speech is learned sooner than from a grid of pieces (SSAST's frame-based patches;
+    Gong et al. 2022, arXiv 2110.09784)."""
     sound_speeds: tuple[float, ...] = field(default=(0.9, 1.0, 1.1), metadata={"before": [1.0]})
     """Training plays each sound at one of these speeds, pitch and all (speed perturbation; Ko et al. 2015)."""
     transcripts: float = 0.5
@@ -77,6 +81,8 @@ class AlignConfig:
             raise ValueError(f"vocabulary must be at least 600 (bytes, their word ends, marks); got {self.vocabulary}.")
         if self.image_side % self.patch or self.patch < 1:
             raise ValueError(f"image_side must be a multiple of patch={self.patch}; got {self.image_side}.")
+        if not 8 <= self.audio_bands <= 128:
+            raise ValueError(f"audio_bands lies between 8 and 128; got {self.audio_bands}.")
         if not 0 <= self.transcripts <= 1:
             raise ValueError(f"transcripts lies in [0, 1]; got {self.transcripts}.")
         if not self.sound_speeds or not all(0.5 <= speed <= 2 for speed in self.sound_speeds):

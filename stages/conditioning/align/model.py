@@ -24,7 +24,8 @@ from stages.images import picture_to_tensor, shown_to
 
 HEAD = 32
 MOST_SCALE = 100.0  # CLIP, section 2.5
-AUDIO_PATCH = 16
+FRAMES_APART = 4
+"""Of 10 ms each, from the start of one patch of sound to that of the next."""
 
 
 class Towers(nn.Module):
@@ -146,8 +147,8 @@ def build_audio(cfg: TowerConfig, embedding: int, prepare: Any) -> Any:
     library: Any = transformers
     return library.ASTForAudioClassification(
         library.ASTConfig(
-            **_sizes(cfg), num_labels=embedding, patch_size=AUDIO_PATCH, frequency_stride=AUDIO_PATCH,
-            time_stride=AUDIO_PATCH, max_length=prepare.max_length, num_mel_bins=prepare.num_mel_bins,
+            **_sizes(cfg), num_labels=embedding, patch_size=prepare.num_mel_bins, frequency_stride=prepare.num_mel_bins,
+            time_stride=FRAMES_APART, max_length=prepare.max_length, num_mel_bins=prepare.num_mel_bins,
             projection_dim=embedding,  # says that its outputs are a place in the shared space, not classes
         )
     )  # fmt: skip

@@ -29,7 +29,7 @@ from stages.conditioning.pretrained import load, load_weights
 from stages.conditioning.text_encoder import longest_of
 from stages.images import CropDecode
 
-RATE, BANDS = 16_000, 64
+RATE = 16_000
 SOUNDS_LOOKED_AT = 128
 LEAST_DEVIATION = 1e-2
 """Of log-mel values: of windows of silence alone there is none to divide by."""
@@ -151,13 +151,13 @@ def _audio_preparation(cfg: AlignConfig, sounds: list[Any]) -> Any:
 
     extractor: Any = transformers.ASTFeatureExtractor
 
-    frames = max(16, math.ceil((cfg.audio_seconds - 0.015) * 100 / 8) * 8)
-    plain_features = extractor(sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames, do_normalize=False)
+    frames = max(cfg.audio_bands, math.ceil((cfg.audio_seconds - 0.015) * 100 / 8) * 8)
+    plain_features = extractor(sampling_rate=RATE, num_mel_bins=cfg.audio_bands, max_length=frames, do_normalize=False)
     heard = [plain_features(sound, sampling_rate=RATE, return_tensors="pt")["input_values"] for sound in sounds]
     values = torch.cat(heard)
     there = values.abs().sum(-1) > 0  # frames behind the end of a sound say nothing of loudness
     values = values[there] if there.any() else values
     return extractor(
-        sampling_rate=RATE, num_mel_bins=BANDS, max_length=frames,
+        sampling_rate=RATE, num_mel_bins=cfg.audio_bands, max_length=frames,
         mean=round(float(values.mean()), 4), std=max(LEAST_DEVIATION, round(float(values.std()), 4)),
     )  # fmt: skip
