@@ -227,3 +227,13 @@ def test_it_learns_sixteen_pictures(system: str) -> None:
     best_grey = float(decibel(squared_error(images.mean((2, 3), keepdim=True).expand_as(images), images)).mean())
     assert psnr[-1] >= psnr[0] + 5
     assert psnr[-1] >= best_grey + 3, "no better than each picture's mean colour"
+
+
+def test_the_loss_of_colour_alone_does_not_see_brightness() -> None:
+    images = birds(2)
+    brighter = images + 0.1
+    redder = images + torch.tensor([0.114, 0.0, -0.299])[:, None, None]  # of the same luma
+
+    weights = {"l1": 0.0, "mse": 0.0, "multiscale": 0.0, "chroma": 2.0}
+    assert float(pixel_loss(brighter, images, **weights)) < 1e-9
+    assert float(pixel_loss(redder, images, **weights)) == pytest.approx(2 * (0.114**2 + 0.299**2) / 3, rel=1e-4)

@@ -10,16 +10,30 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from stages.metrics import luma
+
 SCALES = (2, 4, 8)
 """Area-downsampling factors of the multi-scale term."""
 
 
 def pixel_loss(
-    output: Float[Tensor, "b 3 H W"], target: Float[Tensor, "b 3 H W"], *, l1: float, mse: float, multiscale: float
+    output: Float[Tensor, "b 3 H W"],
+    target: Float[Tensor, "b 3 H W"],
+    *,
+    l1: float,
+    mse: float,
+    multiscale: float,
+    chroma: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Weighted L1, mean squared error and mean L1 over `SCALES`; the last keeps large areas from drifting in colour."""
+    """Weighted L1, mean squared error, that of colour alone, and mean L1 over `SCALES`.
+
+    The last keeps large areas from drifting in colour. Colour alone is what is left of a difference when its luma
+    (Rec. 601) is taken from every channel.
+    """
     difference = output.float() - target.float()
     loss = l1 * difference.abs().mean() + mse * difference.square().mean()
+    if chroma:
+        loss = loss + chroma * (difference - luma(difference)).square().mean()
     if multiscale:
         coarse = [F.avg_pool2d(difference, scale).abs().mean() for scale in SCALES]
         loss = loss + multiscale * torch.stack(coarse).mean()

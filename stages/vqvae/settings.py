@@ -39,12 +39,15 @@ class LossSettings:
     """Mean squared error per pixel: what PSNR measures."""
     multiscale: float = 0.5
     """Mean absolute error after area-downsampling by 2, 4 and 8."""
+    chroma: float = 0.0
+    """Mean squared error of the colour alone, brightness taken away: small coloured parts, of which errors in
+    brightness drown the rest, keep their colour."""
     commitment: float = 0.25
     """Squared distance of encoder outputs to their codes (`vq`)."""
     kl: float = 1e-3
     """Nats per latent value (`gaussian`)."""
     top: float = 0.25
-    """The same pixel losses for the picture decoded from level 0 alone; 0 switches it off."""
+    """The same pixel and perceptual losses for the picture decoded from level 0 alone; 0 switches it off."""
     perceptual: float = 0.0
     """Distance in the eyes of a frozen vision model (`vqvae.perceptual` names it); 0 for none."""
     adversarial: float = 0.0
