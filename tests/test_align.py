@@ -19,7 +19,7 @@ from pipeline.samples import Sample
 from stages.attributes import in_words, named_by_caption, says
 from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls, told_loss, told_rightly
-from stages.conditioning.align.read import AlignDecode, Opposite, exchanged
+from stages.conditioning.align.read import AlignDecode, Opposite, at_tempo, exchanged
 from stages.conditioning.align.task import labels_of, texts_of
 from stages.conditioning.align.tokenizer import train_tokenizer
 from stages.conditioning.align.train import warn_of_long
@@ -325,3 +325,42 @@ def test_half_of_a_letter_is_an_unreadable_sample_and_not_the_end(record: dict[s
     sample = Sample("0", {"png": picture, "json": json.dumps(record).encode()})
     with pytest.raises((DataError, ValueError)):
         AlignDecode(CropDecode(8))(sample, Draw(0, 0, 0, 0))
+
+
+def test_a_tempo_moves_what_is_heard_in_time_and_not_in_pitch() -> None:
+    frames = np.full((40, 3), -1.0, np.float32)  # silence, and behind it nothing
+    frames[:30] = 0.0
+    frames[[4, 14, 24], 1] = 5.0  # three beats of one pitch
+
+    faster = at_tempo(frames, 30, 2.0, -1.0)
+    assert faster.shape == frames.shape and faster.dtype == np.float32
+    assert np.flatnonzero(faster[:, 1] == 5).tolist() == [2, 7, 12]
+    assert (faster[15:] == -1).all() and (faster[:15, [0, 2]] == 0).all()
+
+    slower = at_tempo(frames, 30, 0.5, -1.0)  # as slow as forty frames allow: three quarters
+    assert slower[-1, 0] == pytest.approx(0.0)
+    peaks = [i for i in range(1, 39) if slower[i, 1] > slower[i - 1, 1] and slower[i, 1] >= slower[i + 1, 1]]
+    assert peaks == pytest.approx([4 / 0.75, 14 / 0.75, 24 / 0.75], abs=1)
+    np.testing.assert_array_equal(at_tempo(frames, 30, 1.0, -1.0), frames)
+
+
+def test_a_sound_is_read_at_a_tempo_that_its_row_draws() -> None:
+    from transformers import ASTFeatureExtractor
+
+    rate = 16_000
+    beats = np.zeros((1, rate // 2), np.float32)
+    beats[0, [1600, 4800]] = 0.9  # 0.2 seconds apart
+    prepare = ASTFeatureExtractor(sampling_rate=rate, num_mel_bins=16, max_length=80, mean=-4.0, std=4.0)
+    picture = encode_image(np.zeros((16, 16, 3), np.uint8), "png", 90)
+    sample = Sample("one", {"png": picture, "flac": encode_flac(beats, rate)})
+
+    def apart(tempo: float) -> int:
+        heard = AlignDecode(CropDecode(16), prepare, 0.75, tempos=(tempo,))(sample, Draw(0, 0, 0, 0))["sound"]
+        assert heard[-1].tolist() == [0.5] * 16  # behind the sound, as the extractor writes it
+        loud = heard[: round(48 / tempo)].mean(axis=1)
+        first = int(loud[: round(20 / tempo)].argmax())
+        second = int(loud[round(20 / tempo) :].argmax()) + round(20 / tempo)
+        return second - first
+
+    assert apart(1.0) == pytest.approx(20, abs=1)
+    assert apart(1.25) == pytest.approx(16, abs=1)

@@ -52,6 +52,8 @@ class AlignConfig:
     Gong et al. 2022, arXiv 2110.09784)."""
     sound_speeds: tuple[float, ...] = field(default=(0.9, 1.0, 1.1), metadata={"before": [1.0]})
     """Training plays each sound at one of these speeds, pitch and all (speed perturbation; Ko et al. 2015)."""
+    sound_tempos: tuple[float, ...] = (1.0,)
+    """Training plays each sound at one of these tempos beside, its pitch kept: where the two mean different things."""
     transcripts: float = 0.5
     """How often the text of a sample that speaks is what it says; else one of its captions."""
     opposites: tuple[tuple[str, str], ...] = ()
@@ -85,8 +87,9 @@ class AlignConfig:
             raise ValueError(f"audio_bands lies between 8 and 128; got {self.audio_bands}.")
         if not 0 <= self.transcripts <= 1:
             raise ValueError(f"transcripts lies in [0, 1]; got {self.transcripts}.")
-        if not self.sound_speeds or not all(0.5 <= speed <= 2 for speed in self.sound_speeds):
-            raise ValueError(f"sound_speeds lie between 0.5 and 2; got {list(self.sound_speeds)}.")
+        for name in ("sound_speeds", "sound_tempos"):
+            if not (given := getattr(self, name)) or not all(0.5 <= factor <= 2 for factor in given):
+                raise ValueError(f"{name} lie between 0.5 and 2; got {list(given)}.")
         words = [word for pair in self.opposites for word in pair]
         if not all(words) or len({word.lower() for word in words}) < len(words):
             raise ValueError(f"opposites are pairs of different words, each in one pair; got {list(self.opposites)}.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.errors import DataError
@@ -101,7 +101,9 @@ class AlignDecode:
     any_caption: bool = True
     """Draw one of the captions; else the first."""
     speeds: tuple[float, ...] = (1.0,)
-    """Play each sound at one of these."""
+    """Play each sound at one of these, pitch and all."""
+    tempos: tuple[float, ...] = (1.0,)
+    """And at one of these, at the same pitch."""
     transcripts: float = 0.5
     """How often the text of a sample that speaks is what it says."""
     values: Mapping[str, list[str]] = field(default_factory=dict)
@@ -128,7 +130,8 @@ class AlignDecode:
         if self.prepare is not None:
             sound = sound_of(sample)
             speed = self.speeds[int(draw.rng("speed").integers(len(self.speeds)))]
-            fields |= {"sound": self._heard(sound, speed), "has_sound": int(sound is not None)}
+            tempo = self.tempos[int(draw.rng("tempo").integers(len(self.tempos)))]
+            fields |= {"sound": self._heard(sound, speed, tempo), "has_sound": int(sound is not None)}
             fields["speaks"] = int(sound is not None and fields["text"] == transcript != "")
         return fields
 
@@ -143,11 +146,31 @@ class AlignDecode:
         ]
         return {"attributes": np.array(numbers, np.int64), "named": np.array(which, np.uint8)}
 
-    def _heard(self, sound: Sound | None, speed: float) -> np.ndarray:
+    def _heard(self, sound: Sound | None, speed: float, tempo: float) -> np.ndarray:
         rate = self.prepare.sampling_rate
         if sound is None:
             samples = np.zeros(rate // 5, np.float32)
         else:
             samples = heard((sound[0], round(sound[1] * speed)), rate, self.seconds)
         features = self.prepare(samples, sampling_rate=rate, return_tensors="np")["input_values"][0]
-        return np.asarray(features, dtype=np.float32)
+        features = np.asarray(features, dtype=np.float32)
+        if tempo == 1.0:
+            return features
+        whole = 1 + (len(samples) - rate // 40) // (rate // 100)  # windows of 25 ms, every 10 ms
+        silence = -self.prepare.mean / (2 * self.prepare.std)  # as the extractor writes it behind a sound
+        return at_tempo(features, whole, tempo, silence)
+
+
+def at_tempo(features: Float[np.ndarray, "f m"], count: int, tempo: float, silence: float) -> Float[np.ndarray, "f m"]:
+    """The first `count` frames played so many times as fast, at their pitch; `silence` behind them.
+
+    Slower only as far as f frames hold all of them: the end of a sentence is not to be lost.
+    """
+    frames = len(features)
+    count = min(count, frames)
+    tempo = max(tempo, count / frames)
+    at = np.clip(np.arange(min(frames, max(1, round(count / tempo)))) * tempo, 0, count - 1)
+    before = at.astype(np.int64)
+    share = (at - before).astype(np.float32)[:, None]
+    played = (1 - share) * features[before] + share * features[np.minimum(before + 1, count - 1)]
+    return np.pad(played, ((0, frames - len(played)), (0, 0)), constant_values=silence)

@@ -45,7 +45,7 @@ def train_alignment(cfg: AlignConfig, shards_folder: Path, out: Path) -> dict[st
     towers, processors = build(cfg, shards)
     decode = AlignDecode(
         CropDecode(size, random=True), processors.sound, cfg.audio_seconds,
-        speeds=cfg.sound_speeds, transcripts=cfg.transcripts,
+        speeds=cfg.sound_speeds, tempos=cfg.sound_tempos, transcripts=cfg.transcripts,
         values=processors.values, words=processors.words, more=cfg.more_captions if processors.values else 0,
     )  # fmt: skip
     train_split = shards.split("train")
