@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from launchers.cli import main
 from pipeline.batch import Draw
@@ -25,6 +26,7 @@ from stages.codes.read_conditions import ConditionDecode, conditions_of, encoder
 from stages.codes.views import SampleReader
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.image_encoder import ImageEncoder
+from stages.conditioning.shared_space import Space
 from stages.conditioning.text_encoder import TextEncoder
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.measure import Real, with_codes
@@ -351,3 +353,22 @@ def test_captions_that_name_no_attribute_are_judged_by_their_own_picture(run: Pa
     figures, _ = obedience_figures(EvaluationConfig(), painter, silent, real.permute(0, 3, 1, 2), probe)
     assert figures["text"]["obeyed"] == {} and 0 <= figures["text"]["own_picture_R@1"] <= 1
     assert "own_picture_R@1" not in figures["audio"]
+
+
+def test_of_several_aligned_models_the_one_that_said_the_texts_chooses(run: Path, tmp_path: Path) -> None:
+    about = {"text": Painter.load(run, device="cpu").about["text"]}
+    other = shutil.copytree(run / "align" / "model", tmp_path / "align" / "model").parent
+    weights = load_file(other / "model" / "clip" / "model.safetensors")
+    save_file(
+        {name: 1.1 * w for name, w in weights.items()}, other / "model" / "clip" / "model.safetensors", {"format": "pt"}
+    )
+    picture = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8)
+
+    def sees(*align: Path) -> torch.Tensor:
+        space = Space.of(about, align)
+        assert space is not None
+        return space.pictures(picture)
+
+    assert not torch.equal(sees(other), sees(run / "align"))
+    assert torch.equal(sees(other, run / "align"), sees(run / "align"))
+    assert torch.equal(sees(run / "align", other), sees(run / "align"))
