@@ -41,6 +41,10 @@ class ShardsConfig:
     """`birds`: share of the sounds of one bird that are a caption spoken by espeak-ng instead of a call."""
     pairs: float = 0.2
     """`birds`: share of the drawn scenes with two birds; fewer of those are fit for train, so there it is less."""
+    species: tuple[str, ...] = ()
+    """`birds`: of these species alone; all eight where none is named. Fewer are learned sooner."""
+    colours: tuple[str, ...] = ()
+    """`birds`: with bodies and wings of these colours alone; all eight where none is named."""
     seed: int = 0
     """Of the split, of the order and of what `birds` draws."""
     workers: int = identity(0)

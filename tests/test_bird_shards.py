@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from data_prep import shard
 from data_prep.birds import SPECIES, describe, is_unseen
 from data_prep.verify import verify
+from pipeline.errors import ConfigError
 from pipeline.shard_index import open_shards
 from tests.test_sharding import config, files_of, samples_of
 
@@ -44,3 +48,35 @@ def test_birds_sharded_anew_say_what_is_named_and_spoken_as_before(tmp_path: Pat
         old = first[tuple(record["captions"])]
         assert record["named"] == old["named"] and record["attributes"] == old["attributes"]
         assert "named" not in record.get("metadata", {})
+
+
+def test_birds_of_few_species_and_colours_are_the_same_birds_with_classes_of_their_own(tmp_path: Path) -> None:
+    few = config("birds", count=20, val=0.2, pairs=0.5, species=("owl", "robin"), colours=("red", "white", "blue"))
+    results = shard(few, tmp_path)
+
+    assert open_shards(tmp_path).info["classes"] == ["robin", "owl"]
+    counts = {name: split["samples"] for name, split in results["splits"].items()}
+    assert counts["train"] + counts["val"] == 20 and counts["unseen"] == 4
+    for source, sample in samples_of(tmp_path).items():
+        scene = describe(0, int(source.rpartition("/")[2]), 0.5)
+        assert sample["cls"] == ["robin", "owl"].index(scene.species)
+        assert {colour for bird in scene.birds for colour in (bird.wing, bird.body)} <= {"red", "white", "blue"}
+
+
+def test_a_split_unseen_there_can_be_none_of_is_left_out(tmp_path: Path) -> None:
+    results = shard(config("birds", count=6, species=("duck",), colours=("red", "blue"), pairs=0.0), tmp_path)
+    assert "unseen" not in results["splits"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"species": ("penguin",)}, "shards.species knows robin, .*; got penguin"),
+        ({"colours": ("red", "pink")}, "shards.colours knows red, .*; got pink"),
+        ({"colours": ("red",)}, "shards.colours takes at least 2; got red"),
+        ({"species": ("robin",), "colours": ("red", "green")}, "kept out of train for robin"),
+    ],
+)
+def test_birds_that_there_are_none_of_are_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        shard(config("birds", count=4, **settings), tmp_path)

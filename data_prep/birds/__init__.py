@@ -5,7 +5,7 @@ from data_prep.birds.captions import captions
 from data_prep.birds.palette import BACKGROUNDS, COLOURS, HEADINGS, SIZES, SPECIES
 from data_prep.birds.picture import draw
 from data_prep.birds.record import sample
-from data_prep.birds.scene import Bird, Scene, attributes, describe, is_unseen
+from data_prep.birds.scene import Bird, Scene, attributes, describe, is_of, is_unseen, kept_out
 
 __all__ = [
     "BACKGROUNDS",
@@ -20,6 +20,8 @@ __all__ = [
     "captions",
     "describe",
     "draw",
+    "is_of",
     "is_unseen",
+    "kept_out",
     "sample",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,11 +112,20 @@ def describe(seed: int, index: int, pairs: float = TWO_BIRDS) -> Scene:
     )
 
 
+def kept_out(species: str) -> set[str]:
+    """The wing colours never seen on a species in train and val: i and i + 3 (mod 8) of species i."""
+    kind = SPECIES.index(species)
+    return {COLOURS[kind], COLOURS[(kind + 3) % len(COLOURS)]}
+
+
 def is_unseen(scene: Scene) -> bool:
-    """Whether a bird pairs species i with wing colour i or i + 3 (mod 8): those are kept out of train and val."""
-    kind = SPECIES.index(scene.species)
-    kept_out = {COLOURS[kind], COLOURS[(kind + 3) % len(COLOURS)]}
-    return any(bird.wing in kept_out for bird in scene.birds)
+    """Whether a bird has wings in a colour that is kept out of train and val for its species."""
+    return any(bird.wing in kept_out(scene.species) for bird in scene.birds)
+
+
+def is_of(scene: Scene, species: Collection[str], colours: Collection[str]) -> bool:
+    """Whether all its birds are of these species, in these colours alone."""
+    return scene.species in species and all({bird.wing, bird.body} <= set(colours) for bird in scene.birds)
 
 
 def attributes(scene: Scene) -> dict[str, str]:
