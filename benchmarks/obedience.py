@@ -60,6 +60,8 @@ class Judge:
         self.painter.settings = with_defaults(self.painter.settings, candidates=candidates)
         folder = Path(load_recipe(run / "recipe.yaml").use.get("shards", run / "shards"))
         shards = open_shards(folder)
+        if shards.info["settings"].get("species") or shards.info["settings"].get("colours"):
+            raise SystemExit(f"{folder} holds some of the species and colours alone: this asks for all of them.")
         self.size, self.seed = int(shards.info["image_size"]), int(shards.info["settings"].get("seed", 0))
         self.pairs = float(shards.info["settings"].get("pairs", TWO_BIRDS))
         self.margin = float(shards.info["settings"].get("margin", 1.125))
@@ -180,15 +182,18 @@ def two_birds(judge: Judge) -> dict[str, Any]:
     return found
 
 
+def never_heard(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with a call that is higher but slower, or lower but faster, than any in training."""
+    up, pitch, noise = rng.random() < 0.5, float(rng.uniform(0.2, 0.3)), float(rng.uniform(1.05, 1.3))
+    how: dict[str, float] = {"pitch": pitch, "tempo": 0.8} if up else {"pitch": -pitch, "tempo": 1.25}
+    return dataclasses.replace(scene, noise=noise, **how)  # type: ignore[arg-type]
+
+
 def calls(judge: Judge) -> dict[str, Any]:
-    """Calls as training never heard them: high ones slow, low ones fast, where `align` played high ones fast."""
+    """Calls as training never heard them: high ones slower, low ones faster than `align` played any such."""
     scenes = singles(judge.val)[: 2 * judge.n]
     rng = numpy_rng("benchmark calls")
-    strange = []
-    for scene in scenes:
-        up, pitch, noise = rng.random() < 0.5, float(rng.uniform(0.2, 0.3)), float(rng.uniform(1.05, 1.3))
-        how: dict[str, float] = {"pitch": pitch, "tempo": 0.8} if up else {"pitch": -pitch, "tempo": 1.25}
-        strange.append(dataclasses.replace(scene, noise=noise, **how))  # type: ignore[arg-type]
+    strange = [never_heard(scene, rng) for scene in scenes]
     painted = judge.paint("calls", [Ask(audio=(call(s)[None], RATE)) for s in strange])
     score = judge.score(painted, [{"species": s.species, "background": s.background} for s in scenes])
     order = torch.tensor([judge.probe.values["size"].index(size) for size in ("small", "medium", "large")])

@@ -42,9 +42,10 @@ class ShardsConfig:
     pairs: float = 0.2
     """`birds`: share of the drawn scenes with two birds; fewer of those are fit for train, so there it is less."""
     species: tuple[str, ...] = ()
-    """`birds`: of these species alone; all eight where none is named. Fewer are learned sooner."""
+    """`birds`: of these species alone, classes in the order of all eight; all where none is named."""
     colours: tuple[str, ...] = ()
-    """`birds`: with bodies and wings of these colours alone; all eight where none is named."""
+    """`birds`: with bodies and wings of these colours alone; all eight where none is named. Of few colours two birds
+    are rarer than `pairs` says: all of theirs have to be among them."""
     seed: int = 0
     """Of the split, of the order and of what `birds` draws."""
     workers: int = identity(0)
@@ -59,6 +60,8 @@ class ShardsConfig:
             raise ValueError(f"size is from 8 to 8192 pixels; got {self.size}.")
         if not 0 <= self.spoken <= 1 or not 0 <= self.pairs <= 1:
             raise ValueError(f"spoken and pairs are shares from 0 to 1; got {self.spoken} and {self.pairs}.")
+        if self.species or self.colours:
+            self._choose_birds()
         if not 0 <= self.val < 1:
             raise ValueError(f"val is a share from 0 to below 1; got {self.val}.")
         if self.count is not None and self.count < 1:
@@ -71,6 +74,25 @@ class ShardsConfig:
             raise ValueError(f"quality is 1 to 100 and margin 1 to 4; got {self.quality}, {self.margin}.")
         if self.shard_samples < 1 or self.workers < 0 or not 0 <= self.max_reject_rate <= 1:
             raise ValueError("shard_samples must be at least 1, workers at least 0, max_reject_rate from 0 to 1.")
+
+    def _choose_birds(self) -> None:
+        """In the order of all there are, so that one choice is one setting; ValueError unless all can be drawn."""
+        from data_prep.birds import COLOURS, SPECIES, kept_out
+
+        for name, known in (("species", SPECIES), ("colours", COLOURS)):
+            if unknown := sorted(set(getattr(self, name)) - set(known)):
+                raise ValueError(f"{name} knows {', '.join(known)}; got {', '.join(unknown)}.")
+            chosen = tuple(one for one in known if one in getattr(self, name))
+            object.__setattr__(self, name, () if len(chosen) == len(known) else chosen)
+        if len(self.colours) == 1:
+            raise ValueError(f"colours are two or more, wings differ from the body; got {self.colours[0]} alone.")
+        least = 2 if self.pairs == 1 else 1  # the wings of two birds differ
+        short = [one for one in self.species or SPECIES if len(set(self.colours or COLOURS) - kept_out(one)) < least]
+        if short:
+            raise ValueError(
+                f"wings in {', '.join(self.colours)} are kept out of train for {', '.join(short)} (they make the split "
+                "unseen). Name more colours, or other species."
+            )
 
     @property
     def stored_side(self) -> int:

@@ -27,7 +27,8 @@ def psnr(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"], *, span: floa
 
 def luma(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
     """Brightness without colour (ITU-R BT.601), in the value range of the images."""
-    return torch.einsum("bchw,c->bhw", images.float(), torch.tensor(_LUMA, device=images.device)).unsqueeze(1)
+    r, g, b = images.float().unbind(dim=1)  # no product of matrices, which autocast would round
+    return (_LUMA[0] * r + _LUMA[1] * g + _LUMA[2] * b).unsqueeze(1)
 
 
 def luma_psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:

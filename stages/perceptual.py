@@ -62,17 +62,10 @@ class Perceptual(nn.Module):
 
     def forward(self, output: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         """Pictures in [-1, 1], of any size; gradients go to `output` alone."""
-        return self.distance(output, self.features(target))
-
-    @torch.no_grad()
-    def features(self, target: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b t d"]]:
-        """What several pictures may be compared with, seen once."""
-        return self._features(target)
-
-    def distance(self, output: Float[Tensor, "b 3 h w"], features: list[Float[Tensor, "b t d"]]) -> Float[Tensor, ""]:
-        """Of pictures from those with these features."""
         ours = self._features(output)
-        return torch.stack([(a - b).square().sum(dim=-1).mean() for a, b in zip(ours, features, strict=True)]).mean()
+        with torch.no_grad():
+            theirs = self._features(target)
+        return torch.stack([(a - b).square().sum(dim=-1).mean() for a, b in zip(ours, theirs, strict=True)]).mean()
 
     def _features(self, images: Tensor) -> list[Float[Tensor, "b t d"]]:
         pictures = shown_to(images, self.side, self.mean, self.deviation)

@@ -17,8 +17,9 @@ from pipeline.batch import Draw
 from pipeline.errors import DataError
 from pipeline.samples import Sample
 from stages.attributes import in_words, named_by_caption, says
-from stages.conditioning.align.config import AlignConfig
+from stages.conditioning.align.config import AlignConfig, TowerConfig
 from stages.conditioning.align.loss import SWAPPED, Bank, contrastive_loss, recalls, told_loss, told_rightly
+from stages.conditioning.align.model import build_audio
 from stages.conditioning.align.read import AlignDecode, Opposite, at_tempo, exchanged
 from stages.conditioning.align.task import labels_of, texts_of
 from stages.conditioning.align.tokenizer import train_tokenizer
@@ -364,3 +365,18 @@ def test_a_sound_is_read_at_a_tempo_that_its_row_draws() -> None:
 
     assert apart(1.0) == pytest.approx(20, abs=1)
     assert apart(1.25) == pytest.approx(16, abs=1)
+
+
+def test_a_patch_of_sound_is_of_whole_frames() -> None:
+    from transformers import ASTFeatureExtractor
+
+    prepare = ASTFeatureExtractor(sampling_rate=16_000, num_mel_bins=24, max_length=104)
+    tower = build_audio(TowerConfig(width=32, layers=1), 8, prepare)
+    patches = tower.audio_spectrogram_transformer.embeddings.patch_embeddings(torch.zeros(2, 104, 24))
+    assert patches.shape == (2, (104 - 24) // 4 + 1, 32)  # one row of them, every 40 ms
+
+
+@pytest.mark.parametrize(("bands", "seconds"), [(7, 3.0), (129, 3.0), (32, 0.3)])
+def test_bands_that_make_no_patch_are_refused(bands: int, seconds: float) -> None:
+    with pytest.raises(ValueError, match="audio_bands"):
+        AlignConfig(audio_bands=bands, audio_seconds=seconds)

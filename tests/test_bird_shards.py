@@ -57,6 +57,7 @@ def test_birds_of_few_species_and_colours_are_the_same_birds_with_classes_of_the
     assert open_shards(tmp_path).info["classes"] == ["robin", "owl"]
     counts = {name: split["samples"] for name, split in results["splits"].items()}
     assert counts["train"] + counts["val"] == 20 and counts["unseen"] == 4
+    assert {sample["cls"] for sample in samples_of(tmp_path).values()} == {0, 1}
     for source, sample in samples_of(tmp_path).items():
         scene = describe(0, int(source.rpartition("/")[2]), 0.5)
         assert sample["cls"] == ["robin", "owl"].index(scene.species)
@@ -71,12 +72,24 @@ def test_a_split_unseen_there_can_be_none_of_is_left_out(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"species": ("penguin",)}, "shards.species knows robin, .*; got penguin"),
-        ({"colours": ("red", "pink")}, "shards.colours knows red, .*; got pink"),
-        ({"colours": ("red",)}, "shards.colours takes at least 2; got red"),
-        ({"species": ("robin",), "colours": ("red", "green")}, "kept out of train for robin"),
+        ({"species": ("penguin",)}, "species knows robin, .*; got penguin"),
+        ({"colours": ("red", "pink")}, "colours knows red, .*; got pink"),
+        ({"colours": ("red",)}, "colours are two or more, .*; got red alone"),
+        ({"species": ("robin", "wren"), "colours": ("red", "green")}, r"kept out of train for robin \("),
+        ({"species": ("robin",), "colours": ("red", "blue"), "pairs": 1.0}, r"kept out of train for robin \("),
     ],
 )
-def test_birds_that_there_are_none_of_are_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said):
-        shard(config("birds", count=4, **settings), tmp_path)
+def test_birds_that_there_are_none_of_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        config("birds", count=4, **settings)
+
+
+def test_birds_that_are_too_rare_to_look_for_are_refused(tmp_path: Path) -> None:
+    rare = config("birds", count=100, species=("owl",), colours=("red", "black"), pairs=1.0)
+    with pytest.raises(ConfigError, match=r"of 20000 drawn scenes \d are of the species and colours asked for"):
+        shard(rare, tmp_path)
+
+
+def test_a_choice_of_birds_is_one_setting_however_it_is_written() -> None:
+    assert config("birds", species=("owl", "robin")) == config("birds", species=("robin", "owl"))
+    assert config("birds", species=SPECIES) == config("birds")

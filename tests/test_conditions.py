@@ -48,7 +48,6 @@ def test_the_image_tower_looks_on_while_the_autoencoder_learns(run: Path) -> Non
     seen = [line["train/perceptual"] for line in lines if "train/perceptual" in line]
     assert len(seen) == 3
     assert all(0 < value < 4 for value in seen)
-    assert all(0 < line["train/top_perceptual"] < 4 for line in lines if "train/perceptual" in line)
     eye = Perceptual(run / "align" / "model" / "clip")
     images = torch.rand(2, 3, 32, 32).mul(2).sub(1).requires_grad_()
     assert float(eye(images, images).detach()) == 0

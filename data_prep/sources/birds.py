@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.config import ShardsConfig
@@ -12,55 +11,47 @@ from pipeline.errors import ConfigError
 
 NAME = "birds"
 DEFAULT_COUNT = 20_000
+LOOKED_AT, RAREST = 20_000, 0.002
+"""So many scenes are drawn before it is asked whether the share of those that are fit is too small."""
 
 
 def list_birds(cfg: ShardsConfig) -> Listing:
     """`cfg.count` scenes for train and val, and for the split `unseen` the first ones whose pair is held out.
 
-    `unseen` gets the share `cfg.val` of `cfg.count`; it never mixes with train or val.
+    `unseen` gets the share `cfg.val` of `cfg.count`; it never mixes with train or val, and is left out where no colour
+    asked for is kept out of train for its species.
 
     Raises:
-        ConfigError: no such species or colour, or none that go together.
+        ConfigError: hardly a scene is of the species and colours asked for.
     """
     from data_prep.birds import COLOURS, SPECIES, describe, is_of, is_unseen, kept_out
     from data_prep.birds.spoken import check_speaker
 
     if cfg.spoken and cfg.with_sounds:
         check_speaker()
-    species = _chosen("species", cfg.species, SPECIES, least=1)
-    colours = _chosen("colours", cfg.colours, COLOURS, least=2)  # wings differ from the body they lie on
-    if not any(set(colours) - kept_out(kind) for kind in species):
-        raise ConfigError(
-            f"shards: wings in {' and '.join(colours)} are kept out of train for {', '.join(species)} (they make the "
-            "split unseen). Name one more of shards.colours or shards.species."
-        )
+    species, colours = cfg.species or SPECIES, cfg.colours or COLOURS
     wanted = cfg.count or DEFAULT_COUNT
     held_out = math.ceil(cfg.val * wanted) if any(set(colours) & kept_out(kind) for kind in species) else 0
     items: list[Item] = []
     index = seen = unseen = 0
     while seen < wanted or unseen < held_out:
         scene = describe(cfg.seed, index, cfg.pairs)
+        index += 1
         if not is_of(scene, species, colours):
-            pass
+            if index % LOOKED_AT == 0 and seen + unseen < RAREST * index:
+                raise ConfigError(
+                    f"shards: of {index} drawn scenes {seen + unseen} are of the species and colours asked for. Name "
+                    "more shards.species or shards.colours, or set shards.pairs=0: of few colours two birds are rare."
+                )
         elif is_unseen(scene):
             unseen += 1
             if unseen <= held_out:
-                items.append(Item(f"{NAME}/{index}", "unseen"))
+                items.append(Item(f"{NAME}/{scene.index}", "unseen"))
         else:
             seen += 1
             if seen <= wanted:
-                items.append(Item(f"{NAME}/{index}"))
-        index += 1
-    return Listing(NAME, species, items, BirdMembers(cfg, species))
-
-
-def _chosen(setting: str, named: tuple[str, ...], known: Sequence[str], least: int) -> tuple[str, ...]:
-    """Those named, in the order of all that are known; all where none is named."""
-    if unknown := sorted(set(named) - set(known)):
-        raise ConfigError(f"shards.{setting} knows {', '.join(known)}; got {', '.join(unknown)}.")
-    if 0 < len(set(named)) < least:
-        raise ConfigError(f"shards.{setting} takes at least {least}; got {', '.join(named)}.")
-    return tuple(one for one in known if not named or one in named)
+                items.append(Item(f"{NAME}/{scene.index}"))
+    return Listing(NAME, tuple(species), items, BirdMembers(cfg, tuple(species)))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class LossSettings:
     kl: float = 1e-3
     """Nats per latent value (`gaussian`)."""
     top: float = 0.25
-    """The same pixel and perceptual losses for the picture decoded from level 0 alone; 0 switches it off."""
+    """The same pixel losses for the picture decoded from level 0 alone; 0 switches it off."""
     perceptual: float = 0.0
     """Distance in the eyes of a frozen vision model (`vqvae.perceptual` names it); 0 for none."""
     adversarial: float = 0.0

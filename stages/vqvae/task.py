@@ -19,7 +19,6 @@ from pipeline.player import Player
 from pipeline.shard_index import Shard
 from pipeline.shards import read_pass
 from stages.images import center_decode, picture_to_tensor, rows_of_pictures, tensor_to_picture
-from stages.perceptual import Perceptual
 from stages.vqvae.config import VQVAEConfig
 from stages.vqvae.evaluate import PAINTED, figures_on
 from stages.vqvae.load import save_autoencoder
@@ -44,7 +43,7 @@ class AutoencoderTask:
         *,
         val: list[Shard],
         image_size: int,
-        eye: Perceptual | None = None,
+        eye: nn.Module | None = None,
     ) -> None:
         self.cfg, self.backend, self.val, self.image_size = cfg, backend, val, image_size
         self.steps = cfg.loop.steps
@@ -142,17 +141,12 @@ class AutoencoderTask:
         loss = pixel_loss(output.images, images, **scale)
         mse = (output.images.detach().float() - images).square().mean()
         metrics = {"pixel_loss": loss.detach(), "psnr": -10 * torch.log10(mse / 4)}
-        features = self.eye.features(images) if self.eye is not None else []
         if self.eye is not None:
-            seen = self.eye.distance(output.images, features)
+            seen = self.eye(output.images, images)
             metrics["perceptual"] = seen.detach()
             loss = loss + weights.perceptual * seen
         if output.top_images is not None:
             top = pixel_loss(output.top_images, images[:: self.top_every], **scale)
-            if self.eye is not None:
-                seen = self.eye.distance(output.top_images, [one[:: self.top_every] for one in features])
-                metrics["top_perceptual"] = seen.detach()
-                top = top + weights.perceptual * seen
             metrics["top_loss"] = top.detach()
             loss = loss + weights.top * top
         bottleneck = {"vq": weights.commitment, "gaussian": weights.kl}.get(self.cfg.bottleneck, 0.0)

@@ -46,14 +46,15 @@ class AlignConfig:
     """Side of a patch of the vision transformer."""
     audio_seconds: float = 2.0
     """Window of a sound; of longer ones the loudest stretch."""
-    audio_bands: int = field(default=32, metadata={"before": 64})
+    audio_bands: int = field(default=32, metadata={"before": 0})
     """Mel bands of a sound. A patch of the audio transformer spans them all and as many frames of 10 ms, and one starts
     every 40 ms: from whole frames speech is learned sooner than from a grid of pieces (SSAST's frame-based patches;
     Gong et al. 2022, arXiv 2110.09784)."""
     sound_speeds: tuple[float, ...] = field(default=(0.9, 1.0, 1.1), metadata={"before": [1.0]})
     """Training plays each sound at one of these speeds, pitch and all (speed perturbation; Ko et al. 2015)."""
     sound_tempos: tuple[float, ...] = (1.0,)
-    """Training plays each sound at one of these tempos beside, its pitch kept: where the two mean different things."""
+    """Training plays each sound at one of these tempos beside, its pitch kept: where the two mean different things.
+    Slower ones go only as far as the window has room."""
     transcripts: float = 0.5
     """How often the text of a sample that speaks is what it says; else one of its captions."""
     opposites: tuple[tuple[str, str], ...] = ()
@@ -85,6 +86,11 @@ class AlignConfig:
             raise ValueError(f"image_side must be a multiple of patch={self.patch}; got {self.image_side}.")
         if not 8 <= self.audio_bands <= 128:
             raise ValueError(f"audio_bands lies between 8 and 128; got {self.audio_bands}.")
+        if self.audio_bands > 100 * self.audio_seconds:
+            raise ValueError(
+                f"a patch of sound is audio_bands={self.audio_bands} frames of 10 ms, longer than audio_seconds="
+                f"{self.audio_seconds}. Set audio_bands={max(8, int(100 * self.audio_seconds))} or less."
+            )
         if not 0 <= self.transcripts <= 1:
             raise ValueError(f"transcripts lies in [0, 1]; got {self.transcripts}.")
         for name in ("sound_speeds", "sound_tempos"):
