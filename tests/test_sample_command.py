@@ -238,8 +238,10 @@ def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(
         pictures = [np.asarray(painter(n=1, seed=seed, candidates=1, **given)[0]) for seed in seeds]
         seen = space.pictures(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
         alike = seen @ wanted
-        assert np.array_equal(one, pictures[int(alike.argmax())])
-        assert len(np.unique(alike)) > 1
+        apart = [np.abs(one.astype(int) - picture).max() for picture in pictures]
+        assert int(np.argmin(apart)) == int(alike.argmax())
+        assert min(apart) <= 1, "a picture decoded beside others is the same but for how a value rounds"
+        assert sorted(apart)[1] > 20
 
 
 def test_a_source_alone_has_no_candidates_and_weights_count_between_text_and_sound(
