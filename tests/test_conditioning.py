@@ -215,24 +215,3 @@ def test_rows_are_chosen_and_repeated_in_every_tensor() -> None:
     twice = repeat_rows(conditions, 2)["text"]
     assert torch.equal(twice.pooled, conditions["text"].pooled.repeat(2, 1)) and twice.mask.shape == (8, 5)
     assert keep_all(conditions, 3)["text"].tolist() == [True] * 3
-
-
-def test_a_shared_vector_is_heard_as_several_tokens_too() -> None:
-    shared = {"audio": 6, "text": 6}
-    mixer = ConditionMixer(8, shared, shared=shared, attend=["text"], shared_tokens=3, layers=1, heads=2)
-    text, sound = make_text(3), make_text(3)
-    gone = {"text": torch.tensor([True, False, False]), "audio": torch.tensor([True, True, False])}
-
-    mixed = mixer({"text": text, "audio": sound}, gone, 3)
-
-    assert mixed.tokens.shape == (3, 5 + 3, 8) and mixed.mask[:, -3:].all()
-    last = mixed.tokens[:, -3:]
-    assert mixer.null_vector_tokens is not None and torch.equal(last[2], mixer.null_vector_tokens)
-    alone = mixer({"audio": sound}, {}, 3).tokens[:, -3:]
-    assert torch.allclose(last[1], alone[1]) and not torch.allclose(last[0], alone[0])
-    assert len({tuple(token) for token in last[1].tolist()}) == 3
-    mixer({}, {}, 3).tokens.sum().backward()
-    assert mixer.vector_tokens is not None and mixer.vector_tokens.weight.grad is not None
-    assert mixer.null_vector_tokens.grad is not None
-    with pytest.raises(ValueError, match="no two conditions here lie in one space"):
-        ConditionMixer(8, {"text": 6}, shared_tokens=3)

@@ -136,11 +136,6 @@ class ConditionMixer(nn.Module):
         attend: modalities whose tokens are read, all of them where not given; no weights for those that nothing reads.
         shared: modalities whose pooled vectors lie in one space, that of a CLIP, and the width of it: one projection
             serves them all, so that what sentences teach sounds know too.
-        shared_tokens: their vector as so many tokens too, each a projection of its own, as DALL-E 2 gives its model a
-            CLIP's vector (Ramesh et al. 2022, arXiv 2204.06125, section 2.1): a place can then attend to a part of it.
-
-    Raises:
-        ValueError: `shared_tokens`, and nothing is shared.
     """
 
     anchor: Tensor
@@ -155,13 +150,10 @@ class ConditionMixer(nn.Module):
         heads: int = 1,
         attend: Collection[str] | None = None,
         shared: Mapping[str, int] | None = None,
-        shared_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.width = width
         shared = shared or {}
-        if shared_tokens and not shared:
-            raise ValueError("shared_tokens: no two conditions here lie in one space. Set shared_tokens=0.")
         read = [name for name in modalities if attend is None or name in attend]
         self.register_buffer("anchor", torch.zeros(0), persistent=False)  # knows the device when nothing else does
         self.modalities = nn.ModuleDict(
@@ -175,8 +167,6 @@ class ConditionMixer(nn.Module):
         )
         self.source = source
         self.space = nn.Linear(next(iter(shared.values())), width) if shared else None
-        self.vector_tokens = nn.Linear(next(iter(shared.values())), shared_tokens * width) if shared_tokens else None
-        self.null_vector_tokens = nn.Parameter(torch.randn(shared_tokens, width) * 0.02) if shared_tokens else None
         self.refiner = _Refiner(width, layers, heads) if layers and set(read) - {IMAGE} else None
 
     def forward(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Mixed:
@@ -197,15 +187,9 @@ class ConditionMixer(nn.Module):
         given = {name: self._given(name, conditions.get(name), rows) for name in self.modalities}
         here = {name: one.present() & kept.get(name, one.present()) for name, one in given.items()}
         parts = [self._modality(name)(one, here[name]) for name, one in given.items()]
-        of_space: list[tuple[Tensor, Tensor, Tensor]] = []
         if self.space is not None:
-            together, there = self._shared(given, here)
             tokens, pooled, mask = parts[0]
-            parts[0] = tokens, pooled + self.space(together) * there, mask
-            if self.vector_tokens is not None and self.null_vector_tokens is not None:
-                of_vector = rearrange(self.vector_tokens(together), "b (n w) -> b n w", w=self.width)
-                of_vector = torch.where(there[:, None], of_vector, self.null_vector_tokens)
-                of_space = [(of_vector, torch.zeros_like(pooled), there.new_ones(of_vector.shape[:2]))]
+            parts[0] = tokens, pooled + self._shared(self.space, given, here), mask
         if self.refiner is not None:
             tokens, pooled, mask = zip(*parts, strict=True)
             together = torch.cat(mask, dim=1)
@@ -214,7 +198,6 @@ class ConditionMixer(nn.Module):
         if self.source is not None:
             image = conditions.get(IMAGE) or self.no_image(rows)
             parts.append(self.source(image, self.has_image(image, kept)))
-        parts += of_space
         if not parts:
             return self._nothing(rows)
         tokens, pooled, mask = zip(*parts, strict=True)
@@ -268,14 +251,14 @@ class ConditionMixer(nn.Module):
         assert isinstance(modality, _Modality)
         return modality
 
-    def _shared(
-        self, given: Conditions, here: Mapping[str, Tensor]
-    ) -> tuple[Float[Tensor, "b d"], Bool[Tensor, "b 1"]]:
-        """One vector for all that lies in the shared space, two that say the same as loud as one; and who has any."""
+    def _shared(self, space: nn.Linear, given: Conditions, here: Mapping[str, Tensor]) -> Float[Tensor, "b w"]:
+        """One vector for all that lies in the shared space: two that say the same say it as loud as one."""
         shared = [name for name in given if self._modality(name).pooled is None]
         told = torch.stack([self._modality(name).vectors(given[name]) for name in shared])
         there = torch.stack([here[name] for name in shared])[:, :, None]
-        return F.layer_norm((told * there).sum(dim=0), told.shape[-1:]), there.any(dim=0)
+        together = F.layer_norm((told * there).sum(dim=0), told.shape[-1:])
+        pooled: Tensor = space(together) * there.any(dim=0)
+        return pooled
 
     def _nothing(self, rows: int) -> Mixed:
         pooled = torch.zeros(rows, self.width, device=self.anchor.device)

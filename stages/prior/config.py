@@ -40,9 +40,6 @@ class PriorConfig:
     condition_layers: int = 0
     """Transformer layers over the tokens of what `attend` names (not a source picture's), learned with the prior: the
     encoders are frozen, and one that reads from left to right does not say at a word what comes after it."""
-    shared_tokens: int = 0
-    """The vector of what lies in one space with pictures (texts, sounds and pictures of one CLIP) is attended to as so
-    many tokens, beside scaling and shifting every place alike: which place takes which part of it is then learned."""
     dropout: float = 0.0
     """Dropout on the residual branches."""
     corrupt: float = 0.1
@@ -91,10 +88,10 @@ class PriorConfig:
             step = 4 * max(1, self.heads)
             nearest = max(1, round(self.width / step)) * step
             raise ValueError(f"prior.width must be a multiple of 4 x heads = {step}; got {self.width}. Try {nearest}.")
-        if self.depth < 1 or min(self.window, self.condition_layers, self.shared_tokens) < 0:
+        if self.depth < 1 or self.window < 0 or self.condition_layers < 0:
             raise ValueError(
-                "prior.depth is positive, window, condition_layers and shared_tokens not negative; got "
-                f"{self.depth}, {self.window}, {self.condition_layers}, {self.shared_tokens}."
+                "prior.depth is positive, window and condition_layers not negative; got "
+                f"{self.depth}, {self.window}, {self.condition_layers}."
             )
         if self.condition_layers and not self.attend:
             raise ValueError(

@@ -69,7 +69,6 @@ class Prior(nn.Module):
         attend_every: every so many layers attend to them.
         condition_layers: transformer layers over those tokens before the model reads them.
         shared: conditions whose vectors lie in one space, that of a CLIP, and its width.
-        shared_tokens: that vector is attended to as so many tokens.
 
     Raises:
         ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`, a width that does not split
@@ -97,7 +96,6 @@ class Prior(nn.Module):
         attend_every: int = 1,
         condition_layers: int = 0,
         shared: Mapping[str, int] | None = None,
-        shared_tokens: int = 0,
     ) -> None:
         super().__init__()
         _check(kind, grids, codebook_sizes, window)
@@ -106,7 +104,6 @@ class Prior(nn.Module):
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
             "window": window, "fold": fold, "code_widths": list(code_widths), "attend": list(attend),
             "attend_every": attend_every, "condition_layers": condition_layers, "shared": dict(shared or {}),
-            "shared_tokens": shared_tokens,
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
@@ -117,11 +114,9 @@ class Prior(nn.Module):
             parts = [one.part_width(width) for one in self.folds]
             source = SourceCodes(self.grids, codebook_sizes, parts, width, with_tokens=IMAGE in attend)
         self.mixer = ConditionMixer(
-            width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared,
-            shared_tokens=shared_tokens,
-        )  # fmt: skip
-        every = attend_every if attend or shared_tokens else 0
-        self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=every)
+            width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
+        )
+        self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
         self._make_levels(width, code_widths)
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)

@@ -111,7 +111,6 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
                 attend_every=min(ATTEND_EVERY, cfg.depth),
                 condition_layers=cfg.condition_layers,
                 shared=in_one_space(codes, modalities),
-                shared_tokens=cfg.shared_tokens,
             )
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error
