@@ -93,6 +93,8 @@ ONE_ENGLISH = (
     "[|a {size} {species}: ]it has [{wing} wings|a {body} body][| and is {background}]",
     "there is a [{size} |]{body} {species}[| {background}]",
     "the wings of the {species} are {wing}, the body of the {species} is {body}",
+    "the {wing} wings of [a|the] [{size} |]{body} [bird|{species}][| {background}]",
+    "[its|the] wings are {wing}: [a|the] [{size} |]{body} [bird|{species}]",
 )
 ONE_ENGLISH_HELD_OUT = (
     "a {species} whose wings are {wing} and whose body is {body}",
