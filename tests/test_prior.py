@@ -22,6 +22,7 @@ from stages.prior.fold import folds_of
 from stages.prior.load import load_prior
 from stages.prior.loss import Draw, Noise, masked_loss
 from stages.prior.model import Prior
+from stages.prior.projection import Projection
 from stages.prior.train import attended, is_alone
 from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention
@@ -32,6 +33,8 @@ KINDS = {
     "folded": {"fold": True},
     "autoregressive": {"kind": "autoregressive"},
     "autoregressive folded": {"kind": "autoregressive", "fold": True},
+    "projected": {"projected": True},
+    "autoregressive projected": {"kind": "autoregressive", "fold": True, "projected": True},
 }
 
 
@@ -115,6 +118,27 @@ def test_what_is_learned_of_a_code_is_learned_of_those_that_look_like_it(kind: s
     again.settle()
     again.know([torch.randn_like(book) for book in books])  # too late
     assert torch.equal(again.heads[0].rows(), prior.heads[0].rows())
+
+
+def test_a_projected_vector_says_something_of_its_own_at_every_place() -> None:
+    torch.manual_seed(0)
+    wide = Projection(16, [(6, 20), (12, 40)])  # 6 x 5 cells: the most that divide the sides
+    coarse, fine = wide(torch.randn(3, 16)).split([120, 480], dim=1)
+    coarse, fine = coarse.unflatten(1, (6, 20)), fine.unflatten(1, (12, 40))
+    assert torch.equal(coarse[:, :, 0], coarse[:, :, 3]) and not torch.equal(coarse[:, :, 3], coarse[:, :, 4])
+    assert torch.equal(fine[:, 0, 0], fine[:, 1, 7]) and not torch.equal(fine[:, 1, 0], fine[:, 2, 0])
+
+    def said(**changes: Any) -> torch.Tensor:
+        prior = make_prior(width=16, depth=1, grids=[(4, 4)], codebook_sizes=[7], **changes)
+        with torch.no_grad():
+            for one in (prior.trunk.blocks[0].modulation, prior.trunk.modulation):  # nothing is said everywhere
+                one.weight.zero_()
+        hidden = [torch.full((2, 16), 7)]
+        logits = prior.hidden_logits(hidden, prior.guide(make_class(2), {}, 2))
+        return logits[1] - logits[0]
+
+    assert not said().any()
+    assert said(projected=True).std(dim=0).min() > 1e-4
 
 
 def test_a_fine_code_carries_the_coarse_code_above_it() -> None:
@@ -261,7 +285,7 @@ def test_a_saved_prior_comes_back_and_damage_is_told(tmp_path: Path) -> None:
 
     path = tmp_path / "model" / "config.json"  # as it was before conditions were centred and tables had looks
     old = json.loads(path.read_text())
-    for name in ("attend", "attend_every", "shared", "code_widths"):
+    for name in ("attend", "attend_every", "shared", "code_widths", "projected"):
         del old["model"][name]
     old["model"]["cross_attention"] = True
     path.write_text(json.dumps(old))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stages.conditioning.condition import Condition, class_condition
 from stages.prior.loss import MEAN_HIDDEN, Draw, Noise, causal_loss, disturb, draw_hidden, masked_loss, surprise
@@ -32,7 +34,7 @@ def test_noise_replaces_and_hides_its_shares() -> None:
 def test_the_loss_of_a_global_batch_is_the_mean_over_its_micro_batches(kind: str) -> None:
     prior, codes, conditions = make_prior(kind), make_codes(12), make_class(12)
     learn = masked_loss if prior.kind == "masked" else causal_loss
-    draw = Draw(3, 5, Noise(token_dropout=0.1))
+    draw = Draw(3, 5, Noise(token_dropout=0.1, projection=0.5 * (prior.projection is not None)))
 
     def loss(rows: slice) -> torch.Tensor:
         part = {"class": conditions["class"].map(lambda x: x[rows])}
@@ -61,10 +63,11 @@ def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, heard: str, r
     text = Condition(torch.randn(1, 3, 6), torch.randn(1, 6), torch.ones(1, 3, dtype=torch.bool))
     told = {"text": text} if heard == "text" else make_class(1)
     learn = masked_loss if prior.kind == "masked" else causal_loss
-    loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([row]), Draw(0, 0, Noise()))
+    noise = Noise(projection=float(prior.projection is not None))
+    loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([row]), Draw(0, 0, noise))
     loss.backward()
     assert [name for name, p in prior.named_parameters() if p.grad is None] == []
-    assert set(metrics) == {"loss_level0", "loss_level1"} and loss.isfinite()
+    assert set(metrics) - {"loss_foretold"} == {"loss_level0", "loss_level1"} and loss.isfinite()
 
 
 @pytest.mark.parametrize(("wordless", "alike"), [(0.0, False), (0.9999, True)])
@@ -106,9 +109,43 @@ def test_rows_that_learn_the_coarsest_level_alone_leave_the_mean_gradient_as_it_
     turns = [causal_loss(prior, SIZES, codes, {}, rows, Draw(0, step, noise))[0] for step in range(6)]
 
     levels = zip(prior([Pass(codes, {})]), codes, strict=True)
-    exact = sum(torch.nn.functional.cross_entropy(logits.flatten(0, 1), c.flatten()) for logits, c in levels)
+    exact = sum(F.cross_entropy(logits.flatten(0, 1), c.flatten()) for logits, c in levels)
 
     assert torch.stack(turns).mean().item() == pytest.approx(torch.as_tensor(exact).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["projected", "autoregressive projected"])
+def test_a_projection_is_asked_for_the_coarsest_codes_alone(kind: str) -> None:
+    prior, codes, rows, told = make_prior(kind), make_codes(6), torch.arange(6), make_class(6)
+    learn = masked_loss if kind == "projected" else causal_loss
+    noise = Noise(corrupt=0.0, drop_each=0.0, drop_all=0.0)
+    plain, weighed = (
+        learn(prior, SIZES, codes, told, rows, Draw(0, 1, replace(noise, projection=share)))[0] for share in (0.0, 3.0)
+    )
+    foretold = prior.foretold(prior.guide(told, {}, 6))
+    entropy = -foretold.log_softmax(-1).gather(-1, codes[0][..., None]).mean()
+    assert (weighed - plain).item() == pytest.approx(3 * entropy.item(), rel=1e-4)
+    entropy.backward()
+    silent = {name.split(".")[0] for name, p in prior.named_parameters() if p.grad is None}
+    assert "projection" not in silent and "embeddings" in silent  # no code was seen
+
+
+def test_a_projection_alone_learns_which_of_two_sides_is_which() -> None:
+    torch.manual_seed(0)
+    prior = Prior(
+        kind="autoregressive", grids=[(2, 2)], codebook_sizes=[5], conditions={"class": 16},
+        width=16, depth=1, heads=2, projected=True,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-2)
+    left, right = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
+    codes = torch.stack([left, right, left, right], dim=1)
+    told = {"class": class_condition(torch.arange(16), 16)}
+    for _ in range(150):
+        loss = F.cross_entropy(prior.foretold(prior.guide(told, {}, 16)).flatten(0, 1), codes.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (prior.foretold(prior.guide(told, {}, 16)).argmax(dim=-1) == codes).all()
 
 
 def test_a_prior_of_one_level_learns_it_from_every_row() -> None:

@@ -40,6 +40,9 @@ class PriorConfig:
     condition_layers: int = 0
     """Transformer layers over the tokens of what `attend` names (not a source picture's), learned with the prior: the
     encoders are frozen, and one that reads from left to right does not say at a word what comes after it."""
+    projection: float = field(default=1.0, metadata={"before": 0.0})
+    """All conditions as one vector are told to every place by itself too; this is the weight of the loss that asks what
+    is told there for the coarse codes, so that what stands where is learned. 0: they are not told so."""
     dropout: float = 0.0
     """Dropout on the residual branches."""
     corrupt: float = 0.1
@@ -112,6 +115,8 @@ class PriorConfig:
             )
         if self.window and self.kind != "masked":
             raise ValueError("prior.window is for kind 'masked'. Set prior.window=0 or prior.kind=masked.")
+        if self.projection < 0:
+            raise ValueError(f"prior.projection is the weight of a loss, not negative; got {self.projection}.")
         shares = {name: getattr(self, name) for name in SHARES}
         each = self.drop_each if isinstance(self.drop_each, dict) else {"": self.drop_each}
         shares |= {f"drop_each.{name}".rstrip("."): chance for name, chance in each.items()}

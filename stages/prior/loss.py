@@ -38,6 +38,7 @@ class Noise:
         drop_each, drop_all: chance to drop each condition by itself, and all at once.
         wordless: share of the rows with a text that hear its vector alone.
         label_smoothing: of the cross-entropy.
+        projection: weight of the cross-entropy of the coarsest codes as the conditions alone foretell them in place.
         whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels.
     """
 
@@ -47,6 +48,7 @@ class Noise:
     drop_all: float = 0.05
     wordless: float = 0.0
     label_smoothing: float = 0.0
+    projection: float = 0.0
     whole_every: int = 0
 
 
@@ -105,11 +107,22 @@ def masked_loss(
         _masked_pass(sizes, [c[turn] for c in codes[: level + 1]], rows[turn], draw) for level, turn in enumerate(turns)
     ]
     asked_of = [
-        Pass(p.codes, choose_rows(conditions, turn), {name: k[turn] for name, k in kept.items()}, p.asked)
-        for p, turn in zip(passes, turns, strict=True)
+        Pass(
+            p.codes,
+            choose_rows(conditions, turn),
+            {name: k[turn] for name, k in kept.items()},
+            p.asked,
+            foretold=draw.noise.projection > 0 and not level,
+        )
+        for level, (p, turn) in enumerate(zip(passes, turns, strict=True))
     ]
     total, metrics = torch.zeros((), device=rows.device), {}
-    for level, (logits, one) in enumerate(zip(model(asked_of), asked_of, strict=True)):
+    answers = iter(model(asked_of))
+    for level, one in enumerate(asked_of):
+        logits = next(answers)
+        if one.foretold:
+            foretold = F.cross_entropy(next(answers).flatten(0, 1), codes[0].flatten())
+            total, metrics["loss_foretold"] = total + draw.noise.projection * foretold, foretold.detach()
         targets = codes[level][turns[level]][one.asked]
         entropy = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=draw.noise.label_smoothing)
         expected = len(rows) * codes[level].shape[1] * MEAN_HIDDEN / (len(codes) if level else 1)
@@ -163,22 +176,35 @@ def causal_loss(
     whole = (rows + draw.step) % every == 0
     turns = [(~whole, 1), (whole, len(codes))] if every > 1 else [(whole, len(codes))]
     passes = [
-        Pass([c[turn] for c in shown[:n]], choose_rows(conditions, turn), {name: k[turn] for name, k in kept.items()})
+        Pass(
+            [c[turn] for c in shown[:n]],
+            choose_rows(conditions, turn),
+            {name: k[turn] for name, k in kept.items()},
+            foretold=draw.noise.projection > 0,
+        )
         for turn, n in turns
     ]
     logits = iter(model(passes))
     sums, asked = [torch.zeros((), device=rows.device) for _ in codes], [0] * len(codes)
+    foretold = torch.zeros((), device=rows.device)
     for turn, n in turns:
         for level in range(n):
             targets = codes[level][turn].flatten()
             smooth = draw.noise.label_smoothing
             entropy = F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum", label_smoothing=smooth)
             sums[level], asked[level] = sums[level] + entropy, asked[level] + len(targets)
+        if draw.noise.projection:
+            targets = codes[0][turn].flatten()
+            foretold = foretold + F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum")
     expected = [len(rows) * c.shape[1] / (every if level else 1) for level, c in enumerate(codes)]
     total = torch.stack([one / n for one, n in zip(sums, expected, strict=True)]).sum()
-    return total, {
+    metrics = {
         f"loss_level{level}": one.detach() / max(1, n) for level, (one, n) in enumerate(zip(sums, asked, strict=True))
     }
+    if draw.noise.projection:
+        foretold = foretold / codes[0].numel()
+        total, metrics["loss_foretold"] = total + draw.noise.projection * foretold, foretold.detach()
+    return total, metrics
 
 
 @torch.no_grad()

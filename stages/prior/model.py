@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from stages.conditioning.source_codes import SourceCodes
 from stages.prior.code_table import CodeEmbedding, CodeHead, CodeTable, Looks
 from stages.prior.depth_head import DepthHead
 from stages.prior.fold import folds_of
+from stages.prior.projection import Projection
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
 
@@ -43,12 +45,14 @@ class Pass:
     """One way through the transformer: the codes shown, level by level, and what is asked about the last of them.
 
     A code equal to its codebook's size is hidden. `asked` (b, n) chooses codes of the last level; None asks for all.
+    `foretold` asks too what the conditions say of the coarsest codes before any is seen.
     """
 
     codes: Codes
     conditions: Conditions
     kept: Mapping[str, Bool[Tensor, " b"]] = field(default_factory=dict)
     asked: Bool[Tensor, "b n"] | None = None
+    foretold: bool = False
 
 
 class Prior(nn.Module):
@@ -69,13 +73,14 @@ class Prior(nn.Module):
         attend_every: every so many layers attend to them.
         condition_layers: transformer layers over those tokens before the model reads them.
         shared: conditions whose vectors lie in one space, that of a CLIP, and its width.
+        projected: the conditions as one vector are told to every place by itself too.
 
     Raises:
         ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`, a width that does not split
             into the codes of a token.
     """
 
-    by_adam = ("heads",)
+    by_adam = ("heads", "foretelling")
     """What Muon leaves to AdamW: a row of a head belongs to one code."""
 
     def __init__(  # noqa: PLR0913 - a model receives plain arguments
@@ -96,6 +101,7 @@ class Prior(nn.Module):
         attend_every: int = 1,
         condition_layers: int = 0,
         shared: Mapping[str, int] | None = None,
+        projected: bool = False,
     ) -> None:
         super().__init__()
         _check(kind, grids, codebook_sizes, window)
@@ -104,6 +110,7 @@ class Prior(nn.Module):
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
             "window": window, "fold": fold, "code_widths": list(code_widths), "attend": list(attend),
             "attend_every": attend_every, "condition_layers": condition_layers, "shared": dict(shared or {}),
+            "projected": projected,
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
@@ -117,6 +124,7 @@ class Prior(nn.Module):
             width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
         )
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
+        self.projection = Projection(width, [one.tokens for one in self.folds]) if projected and conditions else None
         self._make_levels(width, code_widths)
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
@@ -134,6 +142,8 @@ class Prior(nn.Module):
         self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
         self.unfold = nn.ModuleList(_unfold(self.kind, width, one.slots, size, look) for size, look, one in levels)
         self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
+        foretold = levels[:1] if self.projection is not None else []
+        self.foretelling = nn.ModuleList(_head(width, size, look) for size, look, _ in foretold)
 
     @torch.no_grad()
     def know(self, codebooks: Sequence[Float[Tensor, "_k _d"]]) -> None:
@@ -153,7 +163,7 @@ class Prior(nn.Module):
 
         Returns:
             `masked`: per pass the logits (a, k) of the codes it asks for. `autoregressive`: for each level of each
-            pass, logits (b, n, k).
+            pass, logits (b, n, k). Behind those of a pass what is `foretold` (b, n, k) of the coarsest level.
         """
         logits: list[Tensor] = []
         for one in passes:
@@ -163,16 +173,33 @@ class Prior(nn.Module):
                 if self.kind == "masked"
                 else (self.causal_logits(one.codes, guide))
             )
+            if one.foretold:
+                logits.append(self.foretold(guide))
         return logits
 
     def guide(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Guide:
         """The conditions of `rows` samples as every layer needs them."""
-        guide = self.trunk.guide(self.mixer(conditions, kept, rows))
-        if self.mixer.source is None:
-            return guide
-        image = conditions.get(IMAGE) or self.mixer.no_image(rows)
-        seen = self.mixer.source.in_place(image, self.mixer.has_image(image, kept))
-        return replace(guide, source=torch.cat([f.gather(x) for f, x in zip(self.folds, seen, strict=True)], dim=1))
+        mixed = self.mixer(conditions, kept, rows)
+        told = [] if self.projection is None else [self.projection(self.trunk.heard(mixed))]
+        if self.mixer.source is not None:
+            image = conditions.get(IMAGE) or self.mixer.no_image(rows)
+            seen = self.mixer.source.in_place(image, self.mixer.has_image(image, kept))
+            told.append(torch.cat([f.gather(x) for f, x in zip(self.folds, seen, strict=True)], dim=1))
+        guide = self.trunk.guide(mixed)
+        return replace(guide, in_place=torch.stack(told).sum(dim=0)) if told else guide
+
+    def foretold(self, guide: Guide) -> Float[Tensor, "b n k"]:
+        """Logits of the coarsest level from what the conditions say in place alone, past the transformer.
+
+        Training asks for them so that the projection learns what stands where (deep supervision; Lee et al. 2015, arXiv
+        1409.5185): to a prior that sees the codes before, which of two colours is left is worth one bit a picture, and
+        ours had not learned it after 250,000 of them (docs/log.md, 2026-11-26 (fifth)).
+        """
+        assert guide.in_place is not None
+        count = self.folds[0].count
+        x = guide.in_place[:, :count] + self._places(0, 0, count)
+        logits: Tensor = self.foretelling[0](F.layer_norm(x, x.shape[-1:])).float()
+        return logits
 
     def hidden_logits(self, codes: Codes, guide: Guide, asked: Tensor | None = None) -> Tensor:
         """Logits of the last level shown, looking in both directions.
@@ -264,10 +291,11 @@ class Prior(nn.Module):
         return self._placed(self._embedded(codes, level, 0, count), codes, level, 0, count, guide)
 
     def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int, guide: Guide) -> Tensor:
-        """Add the place of tokens [begin, end) of a level, the code above each and what a source picture shows."""
+        """Add the place of tokens [begin, end) of a level, the code above each and what the conditions say
+        of it."""
         x = x + self._places(level, begin, end)
-        if guide.source is not None:
-            x = x + guide.source[:, self.first[level] + begin : self.first[level] + end]
+        if guide.in_place is not None:
+            x = x + guide.in_place[:, self.first[level] + begin : self.first[level] + end]
         if level:
             x = x + self.above[level - 1](codes[level - 1][:, self._parents(level)[begin:end]])
         return x

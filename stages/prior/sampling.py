@@ -7,6 +7,7 @@ Shapes: b images, n codes of one level, k codebook rows, g guided copies of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,6 +73,8 @@ class Guidance:
     guide: Guide
     weights: tuple[float, ...]
     rows: int
+    foretold: Float[Tensor, "b n k"] | None = None
+    """What is added to the guided logits of the coarsest level."""
 
     @classmethod
     def of(
@@ -108,14 +111,40 @@ class Guidance:
             copies[name] = stack_rows([without, *[told] * len(chosen)])
             keep = [name in negative, *(name in names for names in chosen)]
             kept[name] = torch.tensor(keep, device=device).repeat_interleave(rows) & copies[name].present()
-        return cls(prior.guide(copies, kept, rows * (1 + len(chosen))), weights, rows)
+        guide = prior.guide(copies, kept, rows * (1 + len(chosen)))
+        return cls(guide, weights, rows, cls._foretold(prior, guide, weights, settings.foretold))
+
+    @classmethod
+    def _foretold(
+        cls, prior: Prior, guide: Guide, weights: Sequence[float], share: float
+    ) -> Float[Tensor, "b n k"] | None:
+        """What conditions alone say of the coarsest codes, in place, beyond what is said without any.
+
+        A prior that sees the codes before follows them first: of two colours it paints each where the other is asked
+        for. Said by a part of the model that sees none, this holds at every place (compare autoguidance, by a weaker
+        model; Karras et al. 2024, arXiv 2406.02507).
+        """
+        if prior.projection is None or not share:
+            return None
+        without, *told = prior.foretold(guide).chunk(1 + len(weights))
+        return torch.stack([share * max(0.0, w) * (one - without) for w, one in zip(weights, told, strict=True)]).sum(0)
 
     def spread(self, codes: Codes) -> Codes:
         """The same codes in every copy."""
         return [repeat(c, "b n -> (g b) n", g=1 + len(self.weights)) for c in codes]
 
-    def combine(self, logits: Float[Tensor, "gb ..."], strength: float = 1.0) -> Float[Tensor, "b ..."]:
-        """Guided logits; `strength` in [0, 1] moves every weight above 1 from 1 to its full size."""
+    def combine(
+        self,
+        logits: Float[Tensor, "gb ..."],
+        strength: float = 1.0,
+        *,
+        level: int = 0,
+        cells: Tensor | int | None = None,
+    ) -> Float[Tensor, "b ..."]:
+        """Guided logits of some cells of a level, all of them where not said.
+
+        `strength` in [0, 1] moves every weight above 1 from 1 to its full size.
+        """
         if not self.weights:
             return logits
         without, *guided = torch.split(logits, self.rows)
@@ -123,6 +152,8 @@ class Guidance:
         for weight, one in zip(self.weights, guided, strict=True):
             ramped = 1 + (weight - 1) * strength if weight > 1 else weight
             result = result + ramped * (one - without)
+        if self.foretold is not None and level == 0:
+            result = result + (self.foretold if cells is None else self.foretold[:, cells])
         return result
 
 
@@ -162,7 +193,7 @@ def _fill_halton(
     order = halton_order(*prior.grids[turn.level])[turn.known : turn.count]
     cells = torch.tensor(order, device=seeds.device)
     logits = prior.hidden_logits(guidance.spread(codes), guidance.guide, cells)
-    drawn, _ = draw(guidance.combine(logits, turn.strength), seeds, settings, turn)
+    drawn, _ = draw(guidance.combine(logits, turn.strength, level=turn.level, cells=cells), seeds, settings, turn)
     return codes[-1].index_copy(1, cells, drawn)
 
 
@@ -171,7 +202,8 @@ def _fill_confident(
 ) -> Int[Tensor, "b n"]:
     """Draw every hidden code and keep those the prior is surest of, with noise that fades (MaskGIT, section 3.3)."""
     current, size = codes[-1], prior.codebook_sizes[turn.level]
-    logits = guidance.combine(prior.hidden_logits(guidance.spread(codes), guidance.guide), turn.strength)
+    said = prior.hidden_logits(guidance.spread(codes), guidance.guide)
+    logits = guidance.combine(said, turn.strength, level=turn.level)
     drawn, confidence = draw(logits, seeds, settings, turn)
     hidden = current == size
     fade = settings.confidence_noise * (1 - turn.count / current.shape[1])
@@ -192,7 +224,7 @@ def _sample_causal(
             said = prior.next_token(guidance.spread(codes), level, token, guidance.guide, caches)
             for slot, index in enumerate(places):
                 known = guidance.spread([codes[level][:, places[:slot]]])[0][:, None]
-                logits = guidance.combine(prior.next_logits(said, level, known))
+                logits = guidance.combine(prior.next_logits(said, level, known), level=level, cells=index)
                 drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
                 codes[level][:, index] = drawn[:, 0]
                 codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]

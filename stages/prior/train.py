@@ -111,6 +111,7 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
                 attend_every=min(ATTEND_EVERY, cfg.depth),
                 condition_layers=cfg.condition_layers,
                 shared=in_one_space(codes, modalities),
+                projected=cfg.projection > 0,
             )
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error

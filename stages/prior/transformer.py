@@ -68,8 +68,8 @@ class Guide:
     memories: list[tuple[Tensor, Tensor] | None]
     """Per block; None where it does not attend to the conditions."""
     mask: Bool[Tensor, "b t"]
-    source: Float[Tensor, "b n w"] | None = None
-    """What a source picture shows at the place of every token."""
+    in_place: Float[Tensor, "b n w"] | None = None
+    """What the conditions say, and a source picture shows, at the place of every token."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +197,13 @@ class Transformer(nn.Module):
         self.condition_norm = nn.LayerNorm(width)  # conditions come at any scale
         self._initialise()
 
+    def heard(self, mixed: Mixed) -> Float[Tensor, "b w"]:
+        """The conditions as one vector of a size that is known."""
+        return F.silu(self.condition_norm(mixed.pooled))
+
     def guide(self, mixed: Mixed) -> Guide:
         """Scales, shifts and gates of every block and of the last norm; keys and values of the condition's tokens."""
-        pooled = F.silu(self.condition_norm(mixed.pooled))
+        pooled = self.heard(mixed)
         blocks = [block for block in self.blocks if isinstance(block, Block)]
         modulations = [*(block.modulation(pooled) for block in blocks), self.modulation(pooled)]
         memories = [block.cross.memory(mixed.tokens) if block.cross is not None else None for block in blocks]
