@@ -19,7 +19,7 @@ class SampleSettings:
     guidance: float | dict[str, float] = 2.0
     """A number g: l0 + g (l_all - l0), 1 for none; or a number per condition: l0 + sum of g_i (l_i - l0),
     1 for those it does not name."""
-    foretold: float = 0.5
+    foretold: float = 0.4
     """Of each weight of guidance above 0, how much of it is given, beside the prior's, to what the condition alone says
     of the coarsest code in that place (prior.projection)."""
     temperature: float = 1.0
