@@ -55,9 +55,9 @@ Truth = dict[str, str]
 class Judge:
     """Paints asks and says what the probe sees in them."""
 
-    def __init__(self, run: Path, n: int, candidates: int | None = None) -> None:
+    def __init__(self, run: Path, n: int, **settings: Any) -> None:
         self.n, self.painter = n, Painter.load(run)
-        self.painter.settings = with_defaults(self.painter.settings, candidates=candidates)
+        self.painter.settings = with_defaults(self.painter.settings, **settings)
         folder = Path(load_recipe(run / "recipe.yaml").use.get("shards", run / "shards"))
         shards = open_shards(folder)
         if shards.info["settings"].get("species") or shards.info["settings"].get("colours"):
@@ -343,10 +343,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("-n", type=int, default=200, help="asks of each kind")
     parser.add_argument("--candidates", type=int, help="pictures to choose from (default: the run's own)")
+    parser.add_argument("--foretold", type=float, help="sampling.foretold (default: the run's own)")
     parser.add_argument("--only", nargs="*", default=list(TESTS), choices=list(TESTS))
     parser.add_argument("--out", type=Path, help="folder for results.json and pictures (default: RUN/obedience)")
     arguments = parser.parse_args()
-    judge = Judge(arguments.run, arguments.n, arguments.candidates)
+    judge = Judge(arguments.run, arguments.n, candidates=arguments.candidates, foretold=arguments.foretold)
     out = arguments.out or arguments.run / "obedience"
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"

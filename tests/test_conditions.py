@@ -34,6 +34,7 @@ from stages.evaluation.obedience import Asked, named, obedience_figures, read_as
 from stages.evaluation.probe_model import Probe
 from stages.generate import Painter
 from stages.perceptual import Perceptual
+from stages.prior.load import load_prior
 from tests import tiny_encoders
 from tests.conditions_run import EVERYTHING, RECIPE
 
@@ -55,6 +56,14 @@ def test_the_image_tower_looks_on_while_the_autoencoder_learns(run: Path) -> Non
     assert images.grad is not None and images.grad.abs().sum() > 0
     with pytest.raises(ConfigError, match=r"no vision model at .*nowhere"):
         Perceptual(run / "nowhere")
+
+
+def test_what_the_conditions_foretell_is_learned_with_the_prior(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "prior" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss_foretold"] for line in lines if "train/loss" in line]
+    assert losses and all(0 < loss < 20 for loss in losses)
+    prior, _ = load_prior(run / "prior")
+    assert prior.arguments["foretells"] and prior.foretold(prior.guide({}, {}, 2)) is not None
 
 
 def test_the_codes_hold_unmasked_tokens_of_every_caption_and_the_sources(run: Path) -> None:

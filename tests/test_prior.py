@@ -33,8 +33,8 @@ KINDS = {
     "folded": {"fold": True},
     "autoregressive": {"kind": "autoregressive"},
     "autoregressive folded": {"kind": "autoregressive", "fold": True},
-    "projected": {"projected": True},
-    "autoregressive projected": {"kind": "autoregressive", "fold": True, "projected": True},
+    "foretold": {"foretells": True},
+    "autoregressive foretold": {"kind": "autoregressive", "fold": True, "foretells": True},
 }
 
 
@@ -138,7 +138,7 @@ def test_a_projected_vector_says_something_of_its_own_at_every_place() -> None:
         return logits[1] - logits[0]
 
     assert not said().any()
-    assert said(projected=True).std(dim=0).min() > 1e-4
+    assert said(foretells=True).std(dim=0).min() > 1e-4
 
 
 def test_a_fine_code_carries_the_coarse_code_above_it() -> None:
@@ -285,7 +285,7 @@ def test_a_saved_prior_comes_back_and_damage_is_told(tmp_path: Path) -> None:
 
     path = tmp_path / "model" / "config.json"  # as it was before conditions were centred and tables had looks
     old = json.loads(path.read_text())
-    for name in ("attend", "attend_every", "shared", "code_widths", "projected"):
+    for name in ("attend", "attend_every", "shared", "code_widths", "foretells"):
         del old["model"][name]
     old["model"]["cross_attention"] = True
     path.write_text(json.dumps(old))

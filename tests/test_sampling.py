@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,9 +17,9 @@ from tests.test_prior import KINDS, SIZES, make_class, make_codes, make_prior
 ORDERS = ["halton", "confidence"]
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_cached_logits_equal_uncached_logits(fold: bool) -> None:
-    prior, codes = make_prior("autoregressive", fold=fold), make_codes(3)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("autoregressive")])
+def test_cached_logits_equal_uncached_logits(kind: str) -> None:
+    prior, codes = make_prior(kind), make_codes(3)
     guide, caches = prior.guide(make_class(3), {}, 3), prior.caches()
     whole = prior.causal_logits(codes, guide)
 
@@ -27,7 +29,7 @@ def test_cached_logits_equal_uncached_logits(fold: bool) -> None:
             known = [*codes[:level], torch.where(drawn, c, 0), *(torch.zeros_like(x) for x in codes[level + 1 :])]
             said = prior.next_token(known, level, token, guide, caches)
             for slot, index in enumerate(places):
-                one = prior.next_logits(said, level, c[:, None, places[:slot]])
+                one = prior.next_logits(said, level, c[:, None, places[:slot]], guide, token)
                 assert (one - whole[level][:, index]).abs().max() <= 1e-4
                 drawn[index] = True
 
@@ -108,33 +110,33 @@ def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> No
     assert torch.allclose(first, l0 + 2.0 * (both - l0), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["projected", "autoregressive projected"])
-def test_what_the_conditions_foretell_is_added_to_the_coarsest_level(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["foretold", "autoregressive foretold"])
+def test_what_the_conditions_foretell_is_guided_too(kind: str) -> None:
     prior = make_prior(kind, conditions={"class": 3, "text": 6})
     text = Condition(torch.randn(3, 4, 6), torch.randn(3, 6), torch.ones(3, 4, dtype=torch.bool))
     told = {"text": text, **make_class(3)}
-    of = {
-        name: prior.foretold(prior.guide(given, {}, 3))
-        for name, given in {"": {}, "class": make_class(3), "text": {"text": text}, "all": told}.items()
-    }
+    asked = {"": {}, "class": make_class(3), "text": {"text": text}, "all": told}
+    of = {name: prior.foretold(prior.guide(given, {}, 3)) for name, given in asked.items()}
     by_class, by_text, by_all = (of[name] - of[""] for name in ("class", "text", "all"))
-    zeros = [torch.zeros(3, n, size) for n, size in zip((4, 16), SIZES, strict=True)]
     for guidance, expected in (
-        (3.0, 1.5 * by_all),
-        ({"class": 2.0, "text": -1.0}, by_class),  # nothing is added where a condition is moved away from
-        ({"class": 1.0, "text": 4.0}, 0.5 * by_class + 2 * by_text),
+        (3.0, by_all),
+        ({"class": 2.0, "text": -1.0}, 0.5 * by_class),  # nothing is added where a condition is moved away from
+        ({"class": 1.0, "text": 4.0}, 1.5 * by_text),  # or not moved towards
     ):
         guided = Guidance.of(prior, told, 3, SampleSettings(guidance=guidance, foretold=0.5))
-        copies = [x.repeat(1 + len(guided.weights), 1, 1) for x in zeros]
-        assert torch.allclose(guided.combine(copies[0], level=0), expected, atol=1e-4) and expected.abs().max() > 0.01
-        assert torch.allclose(guided.combine(copies[0][:, 2], level=0, cells=2), expected[:, 2], atol=1e-4)
-        assert not guided.combine(copies[1], level=1).any()
+        foretold = prior.foretold(guided.guide)
+        nothing = torch.zeros_like(foretold)
+        assert torch.allclose(guided.combine(nothing, 1.0, foretold), expected, atol=1e-4)
+        assert expected.abs().max() > 0.01 and not guided.combine(nothing).any()
+        assert not guided.combine(nothing, 0.0, foretold).any()  # as guidance does, it rises with the steps
+        assert torch.allclose(prior.foretold(guided.guide, 2), foretold[:, 2], atol=1e-6)
     settings = [SampleSettings(guidance=3.0, temperature=0.0, foretold=share) for share in (0.0, 5e4)]
+    settings = [replace(one, ramp=False) for one in settings]
     without, shouted = (sample(prior, told, torch.arange(3), one)[0].flatten(1) for one in settings)
     assert torch.equal(shouted, by_all.argmax(dim=-1)) and not torch.equal(without, shouted)
-    assert Guidance.of(prior, told, 3, SampleSettings(guidance=3.0, foretold=0.0)).foretold is None
-    with pytest.raises(ValueError, match="foretold must not be negative"):
-        SampleSettings(foretold=-0.1)
+    for strange in (-0.1, float("inf")):
+        with pytest.raises(ValueError, match="foretold must be finite and not negative"):
+            SampleSettings(foretold=strange)
 
 
 @pytest.mark.parametrize(("guidance", "weight"), [(4.0, 4.0), ({"text": 3.0}, 3.0), ({"class": 5.0}, 2.0)])

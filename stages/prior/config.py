@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pipeline.tracking import TrackingConfig
@@ -40,7 +41,7 @@ class PriorConfig:
     condition_layers: int = 0
     """Transformer layers over the tokens of what `attend` names (not a source picture's), learned with the prior: the
     encoders are frozen, and one that reads from left to right does not say at a word what comes after it."""
-    projection: float = field(default=1.0, metadata={"before": 0.0})
+    foretold: float = field(default=1.0, metadata={"before": 0.0})
     """All conditions as one vector are told to every place by itself too; this is the weight of the loss that asks what
     is told there for the coarse codes, so that what stands where is learned. 0: they are not told so."""
     dropout: float = 0.0
@@ -115,8 +116,8 @@ class PriorConfig:
             )
         if self.window and self.kind != "masked":
             raise ValueError("prior.window is for kind 'masked'. Set prior.window=0 or prior.kind=masked.")
-        if self.projection < 0:
-            raise ValueError(f"prior.projection is the weight of a loss, not negative; got {self.projection}.")
+        if not 0 <= self.foretold < math.inf:
+            raise ValueError(f"prior.foretold is the weight of a loss, finite and not negative; got {self.foretold}.")
         shares = {name: getattr(self, name) for name in SHARES}
         each = self.drop_each if isinstance(self.drop_each, dict) else {"": self.drop_each}
         shares |= {f"drop_each.{name}".rstrip("."): chance for name, chance in each.items()}

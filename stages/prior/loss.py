@@ -11,8 +11,8 @@ Shapes: b batch, n codes of one level, k codebook rows, a asked codes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,8 @@ class Noise:
         drop_each, drop_all: chance to drop each condition by itself, and all at once.
         wordless: share of the rows with a text that hear its vector alone.
         label_smoothing: of the cross-entropy.
-        projection: weight of the cross-entropy of the coarsest codes as the conditions alone foretell them in place.
+        foretold: weight of the cross-entropy of the coarsest codes as the conditions alone foretell them in place;
+            without smoothing.
         whole_every: autoregressive, one row in so many learns all levels; 0: in as many as there are levels.
     """
 
@@ -48,7 +49,7 @@ class Noise:
     drop_all: float = 0.05
     wordless: float = 0.0
     label_smoothing: float = 0.0
-    projection: float = 0.0
+    foretold: float = 0.0
     whole_every: int = 0
 
 
@@ -99,7 +100,8 @@ def masked_loss(
         draw: seed, step and noise.
 
     Returns:
-        The loss, and `loss_level<i>`, the mean cross-entropy per hidden code of each level.
+        The loss, and `loss_level<i>`, the mean cross-entropy per hidden code of each level;
+        `loss_foretold` where it counts.
     """
     conditions, kept = _heard(conditions, rows, draw)
     turns = _turns(rows, len(codes), draw.step)
@@ -107,14 +109,8 @@ def masked_loss(
         _masked_pass(sizes, [c[turn] for c in codes[: level + 1]], rows[turn], draw) for level, turn in enumerate(turns)
     ]
     asked_of = [
-        Pass(
-            p.codes,
-            choose_rows(conditions, turn),
-            {name: k[turn] for name, k in kept.items()},
-            p.asked,
-            foretold=draw.noise.projection > 0 and not level,
-        )
-        for level, (p, turn) in enumerate(zip(passes, turns, strict=True))
+        _told(one, conditions, kept, turn, foretold=draw.noise.foretold > 0 and not level)
+        for level, (one, turn) in enumerate(zip(passes, turns, strict=True))
     ]
     total, metrics = torch.zeros((), device=rows.device), {}
     answers = iter(model(asked_of))
@@ -122,7 +118,7 @@ def masked_loss(
         logits = next(answers)
         if one.foretold:
             foretold = F.cross_entropy(next(answers).flatten(0, 1), codes[0].flatten())
-            total, metrics["loss_foretold"] = total + draw.noise.projection * foretold, foretold.detach()
+            total, metrics["loss_foretold"] = total + draw.noise.foretold * foretold, foretold.detach()
         targets = codes[level][turns[level]][one.asked]
         entropy = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=draw.noise.label_smoothing)
         expected = len(rows) * codes[level].shape[1] * MEAN_HIDDEN / (len(codes) if level else 1)
@@ -141,6 +137,12 @@ def _heard(conditions: Conditions, rows: Tensor, draw: Draw) -> tuple[Conditions
         wordless = uniform(draw.seed_of("wordless", 0), rows, 1)[:, 0] < noise.wordless
         conditions = conditions | {"text": without_words(conditions["text"], wordless)}
     return conditions, kept
+
+
+def _told(one: Pass, conditions: Conditions, kept: Mapping[str, Tensor], turn: Tensor, *, foretold: bool) -> Pass:
+    """A pass over the rows whose turn it is, with what they are told."""
+    kept = {name: k[turn] for name, k in kept.items()}
+    return replace(one, conditions=choose_rows(conditions, turn), kept=kept, foretold=foretold)
 
 
 def _turns(rows: Tensor, levels: int, step: int) -> list[Bool[Tensor, " b"]]:
@@ -176,12 +178,7 @@ def causal_loss(
     whole = (rows + draw.step) % every == 0
     turns = [(~whole, 1), (whole, len(codes))] if every > 1 else [(whole, len(codes))]
     passes = [
-        Pass(
-            [c[turn] for c in shown[:n]],
-            choose_rows(conditions, turn),
-            {name: k[turn] for name, k in kept.items()},
-            foretold=draw.noise.projection > 0,
-        )
+        _told(Pass([c[turn] for c in shown[:n]], {}), conditions, kept, turn, foretold=draw.noise.foretold > 0)
         for turn, n in turns
     ]
     logits = iter(model(passes))
@@ -193,7 +190,7 @@ def causal_loss(
             smooth = draw.noise.label_smoothing
             entropy = F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum", label_smoothing=smooth)
             sums[level], asked[level] = sums[level] + entropy, asked[level] + len(targets)
-        if draw.noise.projection:
+        if draw.noise.foretold:
             targets = codes[0][turn].flatten()
             foretold = foretold + F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum")
     expected = [len(rows) * c.shape[1] / (every if level else 1) for level, c in enumerate(codes)]
@@ -201,9 +198,9 @@ def causal_loss(
     metrics = {
         f"loss_level{level}": one.detach() / max(1, n) for level, (one, n) in enumerate(zip(sums, asked, strict=True))
     }
-    if draw.noise.projection:
+    if draw.noise.foretold:
         foretold = foretold / codes[0].numel()
-        total, metrics["loss_foretold"] = total + draw.noise.projection * foretold, foretold.detach()
+        total, metrics["loss_foretold"] = total + draw.noise.foretold * foretold, foretold.detach()
     return total, metrics
 
 

@@ -73,7 +73,7 @@ class Prior(nn.Module):
         attend_every: every so many layers attend to them.
         condition_layers: transformer layers over those tokens before the model reads them.
         shared: conditions whose vectors lie in one space, that of a CLIP, and its width.
-        projected: the conditions as one vector are told to every place by itself too.
+        foretells: the conditions as one vector are told to every place by itself too, and foretell the coarsest codes.
 
     Raises:
         ValueError: an unknown kind, grids that do not nest, windows with `autoregressive`, a width that does not split
@@ -101,7 +101,7 @@ class Prior(nn.Module):
         attend_every: int = 1,
         condition_layers: int = 0,
         shared: Mapping[str, int] | None = None,
-        projected: bool = False,
+        foretells: bool = False,
     ) -> None:
         super().__init__()
         _check(kind, grids, codebook_sizes, window)
@@ -110,7 +110,7 @@ class Prior(nn.Module):
             "conditions": dict(conditions), "width": width, "depth": depth, "heads": heads, "dropout": dropout,
             "window": window, "fold": fold, "code_widths": list(code_widths), "attend": list(attend),
             "attend_every": attend_every, "condition_layers": condition_layers, "shared": dict(shared or {}),
-            "projected": projected,
+            "foretells": foretells,
         }  # fmt: skip
         self.kind, self.window = kind, window
         self.grids = [(int(h), int(w)) for h, w in grids]
@@ -124,7 +124,7 @@ class Prior(nn.Module):
             width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
         )
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
-        self.projection = Projection(width, [one.tokens for one in self.folds]) if projected and conditions else None
+        self.projection = Projection(width, [one.tokens for one in self.folds]) if foretells and conditions else None
         self._make_levels(width, code_widths)
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
@@ -142,8 +142,12 @@ class Prior(nn.Module):
         self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
         self.unfold = nn.ModuleList(_unfold(self.kind, width, one.slots, size, look) for size, look, one in levels)
         self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
-        foretold = levels[:1] if self.projection is not None else []
-        self.foretelling = nn.ModuleList(_head(width, size, look) for size, look, _ in foretold)
+        coarsest = levels[:1] if self.projection is not None else []
+        self.foretelling = nn.ModuleList(_head(width, size, look) for size, look, _ in coarsest)
+        self.trust = nn.Linear(width, 1) if coarsest else None
+        if self.trust is not None:
+            nn.init.zeros_(self.trust.weight)
+            nn.init.zeros_(self.trust.bias)
 
     @torch.no_grad()
     def know(self, codebooks: Sequence[Float[Tensor, "_k _d"]]) -> None:
@@ -173,8 +177,8 @@ class Prior(nn.Module):
                 if self.kind == "masked"
                 else (self.causal_logits(one.codes, guide))
             )
-            if one.foretold:
-                logits.append(self.foretold(guide))
+            if one.foretold and (foretold := self.foretold(guide)) is not None:
+                logits.append(foretold)
         return logits
 
     def guide(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Guide:
@@ -186,19 +190,39 @@ class Prior(nn.Module):
             seen = self.mixer.source.in_place(image, self.mixer.has_image(image, kept))
             told.append(torch.cat([f.gather(x) for f, x in zip(self.folds, seen, strict=True)], dim=1))
         guide = self.trunk.guide(mixed)
-        return replace(guide, in_place=torch.stack(told).sum(dim=0)) if told else guide
+        if not told:
+            return guide
+        in_place = torch.stack(told).sum(dim=0)
+        if self.projection is None:
+            return replace(guide, in_place=in_place)
+        coarsest = in_place[:, : self.folds[0].count] + self._places(0, 0, self.folds[0].count)
+        return replace(guide, in_place=in_place, foretold=F.layer_norm(coarsest, coarsest.shape[-1:]))
 
-    def foretold(self, guide: Guide) -> Float[Tensor, "b n k"]:
-        """Logits of the coarsest level from what the conditions say in place alone, past the transformer.
+    def foretold(self, guide: Guide, cells: Any = slice(None)) -> Float[Tensor, "b ... k"] | None:
+        """Logits of coarsest codes from what the conditions say in place alone, past the transformer.
 
         Training asks for them so that the projection learns what stands where (deep supervision; Lee et al. 2015, arXiv
         1409.5185): to a prior that sees the codes before, which of two colours is left is worth one bit a picture, and
         ours had not learned it after 250,000 of them (docs/log.md, 2026-11-26 (fifth)).
+
+        Args:
+            cells: which codes, as the second index; all of them where not said.
+
+        Returns:
+            None from a model that does not foretell.
         """
-        assert guide.in_place is not None
-        count = self.folds[0].count
-        x = guide.in_place[:, :count] + self._places(0, 0, count)
-        logits: Tensor = self.foretelling[0](F.layer_norm(x, x.shape[-1:])).float()
+        if guide.foretold is None:
+            return None
+        logits: Tensor = self.foretelling[0](guide.foretold[:, cells]).float()
+        return logits
+
+    def _said(self, level: int, x: Float[Tensor, "... w"], foretold: Tensor | None) -> Float[Tensor, "... k"]:
+        """Logits of codes of a level, and of what is foretold of them as much as each place trusts it."""
+        logits: Tensor = self.heads[level](x).float()
+        if foretold is not None and self.trust is not None:
+            with torch.no_grad():
+                alone = self.foretelling[0](foretold).float()
+            logits = logits + self.trust(x).float() * alone
         return logits
 
     def hidden_logits(self, codes: Codes, guide: Guide, asked: Tensor | None = None) -> Tensor:
@@ -213,10 +237,10 @@ class Prior(nn.Module):
         context = Context(guide, self.rotary[: x.shape[1]], plan=self._plan(last))
         x = self.trunk(x, context)[:, -self.folds[last].count :]
         x = self.folds[last].spread(self.unfold[last](x))
+        where: Any = slice(None)
         if asked is not None:
-            x = x[asked] if asked.dtype == torch.bool else x[:, asked]
-        logits: Tensor = self.heads[last](x).float()
-        return logits
+            where = asked if asked.dtype == torch.bool else (slice(None), asked)
+        return self._said(last, x[where], None if last or guide.foretold is None else guide.foretold[where])
 
     def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
         """Logits of every level, each code seeing only those before it.
@@ -234,7 +258,8 @@ class Prior(nn.Module):
             if isinstance(unfold, DepthHead):
                 of_codes = rearrange(unfold(part, tokens[level]), "b m s w -> b m (s w)")
                 vectors = self.folds[level].spread(of_codes)
-            logits.append(self.heads[level](vectors).float())
+            foretold = None if level or guide.foretold is None else guide.foretold[:, : vectors.shape[1]]
+            logits.append(self._said(level, vectors, foretold))
         return logits
 
     def next_token(
@@ -248,13 +273,12 @@ class Prior(nn.Module):
         return unfold.apart(x) if isinstance(unfold, DepthHead) else x[:, :, None]
 
     def next_logits(
-        self, said: Float[Tensor, "b 1 s w"], level: int, known: Int[Tensor, "b 1 _k"]
+        self, said: Float[Tensor, "b 1 s w"], level: int, known: Int[Tensor, "b 1 _k"], guide: Guide, token: int
     ) -> Float[Tensor, "b k"]:
         """Logits of the next code of a token, those of it that are known given."""
         unfold = self.unfold[level]
         x = unfold.next(said, known) if isinstance(unfold, DepthHead) else said[:, :, 0]
-        logits: Tensor = self.heads[level](x[:, 0]).float()
-        return logits
+        return self._said(level, x[:, 0], None if level or guide.foretold is None else guide.foretold[:, token])
 
     def caches(self) -> list[Cache]:
         """Empty caches for one run over the whole sequence."""

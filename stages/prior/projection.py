@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 SIDE = 8
 CHANNELS = 64
-EMBEDDING_STD = 0.2  # as loud as a place's own embedding
+EMBEDDING_STD = 0.2
 
 
 class Projection(nn.Module):
@@ -28,7 +28,8 @@ class Projection(nn.Module):
 
     Args:
         width: w.
-        grids: rows and columns of tokens of every level, coarsest first; each a multiple of the one before.
+        grids: rows and columns of tokens of every level, coarsest first; each a multiple of the one before. A side
+            without a divisor up to `SIDE` is told one thing along it.
     """
 
     def __init__(self, width: int, grids: Sequence[tuple[int, int]]) -> None:

@@ -7,7 +7,6 @@ Shapes: b images, n codes of one level, k codebook rows, g guided copies of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,8 +72,8 @@ class Guidance:
     guide: Guide
     weights: tuple[float, ...]
     rows: int
-    foretold: Float[Tensor, "b n k"] | None = None
-    """What is added to the guided logits of the coarsest level."""
+    foretold: float = 0.0
+    """How much of each weight above 1 goes to what the conditions alone foretell too."""
 
     @classmethod
     def of(
@@ -111,49 +110,32 @@ class Guidance:
             copies[name] = stack_rows([without, *[told] * len(chosen)])
             keep = [name in negative, *(name in names for names in chosen)]
             kept[name] = torch.tensor(keep, device=device).repeat_interleave(rows) & copies[name].present()
-        guide = prior.guide(copies, kept, rows * (1 + len(chosen)))
-        return cls(guide, weights, rows, cls._foretold(prior, guide, weights, settings.foretold))
-
-    @classmethod
-    def _foretold(
-        cls, prior: Prior, guide: Guide, weights: Sequence[float], share: float
-    ) -> Float[Tensor, "b n k"] | None:
-        """What conditions alone say of the coarsest codes, in place, beyond what is said without any.
-
-        A prior that sees the codes before follows them first: of two colours it paints each where the other is asked
-        for. Said by a part of the model that sees none, this holds at every place (compare autoguidance, by a weaker
-        model; Karras et al. 2024, arXiv 2406.02507).
-        """
-        if prior.projection is None or not share:
-            return None
-        without, *told = prior.foretold(guide).chunk(1 + len(weights))
-        return torch.stack([share * max(0.0, w) * (one - without) for w, one in zip(weights, told, strict=True)]).sum(0)
+        return cls(prior.guide(copies, kept, rows * (1 + len(chosen))), weights, rows, settings.foretold)
 
     def spread(self, codes: Codes) -> Codes:
         """The same codes in every copy."""
         return [repeat(c, "b n -> (g b) n", g=1 + len(self.weights)) for c in codes]
 
     def combine(
-        self,
-        logits: Float[Tensor, "gb ..."],
-        strength: float = 1.0,
-        *,
-        level: int = 0,
-        cells: Tensor | int | None = None,
+        self, logits: Float[Tensor, "gb ..."], strength: float = 1.0, foretold: Float[Tensor, "gb ..."] | None = None
     ) -> Float[Tensor, "b ..."]:
-        """Guided logits of some cells of a level, all of them where not said.
+        """Guided logits; `strength` in [0, 1] moves every weight above 1 from 1 to its full size.
 
-        `strength` in [0, 1] moves every weight above 1 from 1 to its full size.
+        What is `foretold` of the same codes is guided too and added: a prior that sees the codes before follows them
+        first, and of two colours paints one where the other is asked for; what sees none holds at every place (a
+        product of experts, the second less its own opposite; DExperts, Liu et al. 2021, arXiv 2105.03023).
         """
         if not self.weights:
             return logits
         without, *guided = torch.split(logits, self.rows)
         result: Tensor = without
-        for weight, one in zip(self.weights, guided, strict=True):
-            ramped = 1 + (weight - 1) * strength if weight > 1 else weight
-            result = result + ramped * (one - without)
-        if self.foretold is not None and level == 0:
-            result = result + (self.foretold if cells is None else self.foretold[:, cells])
+        ramped = [1 + (weight - 1) * strength if weight > 1 else weight for weight in self.weights]
+        for weight, one in zip(ramped, guided, strict=True):
+            result = result + weight * (one - without)
+        if foretold is not None and self.foretold:
+            without, *guided = torch.split(foretold, self.rows)
+            for weight, one in zip(ramped, guided, strict=True):
+                result = result + self.foretold * max(0.0, weight - 1) * (one - without)
         return result
 
 
@@ -193,7 +175,8 @@ def _fill_halton(
     order = halton_order(*prior.grids[turn.level])[turn.known : turn.count]
     cells = torch.tensor(order, device=seeds.device)
     logits = prior.hidden_logits(guidance.spread(codes), guidance.guide, cells)
-    drawn, _ = draw(guidance.combine(logits, turn.strength, level=turn.level, cells=cells), seeds, settings, turn)
+    foretold = None if turn.level else prior.foretold(guidance.guide, cells)
+    drawn, _ = draw(guidance.combine(logits, turn.strength, foretold), seeds, settings, turn)
     return codes[-1].index_copy(1, cells, drawn)
 
 
@@ -203,7 +186,7 @@ def _fill_confident(
     """Draw every hidden code and keep those the prior is surest of, with noise that fades (MaskGIT, section 3.3)."""
     current, size = codes[-1], prior.codebook_sizes[turn.level]
     said = prior.hidden_logits(guidance.spread(codes), guidance.guide)
-    logits = guidance.combine(said, turn.strength, level=turn.level)
+    logits = guidance.combine(said, turn.strength, None if turn.level else prior.foretold(guidance.guide))
     drawn, confidence = draw(logits, seeds, settings, turn)
     hidden = current == size
     fade = settings.confidence_noise * (1 - turn.count / current.shape[1])
@@ -224,7 +207,10 @@ def _sample_causal(
             said = prior.next_token(guidance.spread(codes), level, token, guidance.guide, caches)
             for slot, index in enumerate(places):
                 known = guidance.spread([codes[level][:, places[:slot]]])[0][:, None]
-                logits = guidance.combine(prior.next_logits(said, level, known), level=level, cells=index)
+                foretold = None if level else prior.foretold(guidance.guide, index)
+                logits = guidance.combine(
+                    prior.next_logits(said, level, known, guidance.guide, token), foretold=foretold
+                )
                 drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
                 codes[level][:, index] = drawn[:, 0]
                 codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]

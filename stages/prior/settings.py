@@ -19,9 +19,9 @@ class SampleSettings:
     guidance: float | dict[str, float] = 2.0
     """A number g: l0 + g (l_all - l0), 1 for none; or a number per condition: l0 + sum of g_i (l_i - l0),
     1 for those it does not name."""
-    foretold: float = 0.4
-    """Of each weight of guidance above 0, how much of it is given, beside the prior's, to what the condition alone says
-    of the coarsest code in that place (prior.projection)."""
+    foretold: float = 0.5
+    """How much of guidance, as far as it is above 1, is given to what the conditions alone foretell of the coarsest
+    codes as well, each in its place (prior.foretold)."""
     temperature: float = 1.0
     """Divides the logits; 0 takes the likeliest code."""
     top_k: int = 0
@@ -59,8 +59,8 @@ class SampleSettings:
             raise ValueError(f"sampling.guidance must be finite; got {self.guidance}.")
         if not 1 <= self.candidates <= 64:
             raise ValueError(f"sampling.candidates is from 1 to 64; got {self.candidates}.")
-        if self.foretold < 0:
-            raise ValueError(f"sampling.foretold must not be negative; got {self.foretold}.")
+        if not 0 <= self.foretold < math.inf:
+            raise ValueError(f"sampling.foretold must be finite and not negative; got {self.foretold}.")
         if self.temperature < 0:
             raise ValueError(f"sampling.temperature must not be negative; got {self.temperature}.")
         if not 0 < self.top_p <= 1:

@@ -111,7 +111,7 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
                 attend_every=min(ATTEND_EVERY, cfg.depth),
                 condition_layers=cfg.condition_layers,
                 shared=in_one_space(codes, modalities),
-                projected=cfg.projection > 0,
+                foretells=cfg.foretold > 0,
             )
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error
@@ -176,4 +176,5 @@ def _start_from(prior: Prior, folder: Path) -> None:
     try:
         prior.load_state_dict(load_file(path))
     except RuntimeError as error:
-        raise ConfigError(f"prior.init_from={folder} is a prior of another shape: {str(error)[:200]}") from error
+        hint = " Set prior.foretold=0: it was trained before there was one." if '"projection.' in str(error) else ""
+        raise ConfigError(f"prior.init_from={folder} is a prior of another shape: {str(error)[:200]}{hint}") from error

@@ -4,7 +4,8 @@ Rotary positions in 2-D (axial RoPE; Heo et al. 2024, arXiv 2403.13298), normali
 2023), SwiGLU (Shazeer 2020), modulation by the pooled condition (adaLN; Peebles & Xie 2023), cross-attention on the
 condition's tokens where a model has any.
 
-Shapes: b batch, n tokens of the sequence, w width, h heads, d width of a head, t condition tokens, p positions.
+Shapes: b batch, n tokens of the sequence, w width, h heads, d width of a head, t condition tokens, p positions, c
+codes of the coarsest level.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Guide:
     mask: Bool[Tensor, "b t"]
     in_place: Float[Tensor, "b n w"] | None = None
     """What the conditions say, and a source picture shows, at the place of every token."""
+    foretold: Float[Tensor, "b c w"] | None = None
+    """By that alone, a vector for each of the coarsest codes, in a model that foretells them."""
 
 
 @dataclass(frozen=True)
