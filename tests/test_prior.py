@@ -19,10 +19,10 @@ from stages.conditioning.source_codes import image_condition
 from stages.prior.code_table import CodeTable
 from stages.prior.config import PriorConfig
 from stages.prior.fold import folds_of
+from stages.prior.foretelling import Projection
 from stages.prior.load import load_prior
 from stages.prior.loss import Draw, Noise, masked_loss
 from stages.prior.model import Prior
-from stages.prior.projection import Projection
 from stages.prior.train import attended, is_alone
 from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention

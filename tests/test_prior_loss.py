@@ -34,7 +34,7 @@ def test_noise_replaces_and_hides_its_shares() -> None:
 def test_the_loss_of_a_global_batch_is_the_mean_over_its_micro_batches(kind: str) -> None:
     prior, codes, conditions = make_prior(kind), make_codes(12), make_class(12)
     learn = masked_loss if prior.kind == "masked" else causal_loss
-    draw = Draw(3, 5, Noise(token_dropout=0.1, foretold=0.5 * (prior.projection is not None)))
+    draw = Draw(3, 5, Noise(token_dropout=0.1, foretold=0.5 * (prior.foretelling is not None)))
 
     def loss(rows: slice) -> torch.Tensor:
         part = {"class": conditions["class"].map(lambda x: x[rows])}
@@ -63,11 +63,11 @@ def test_every_weight_gets_a_gradient_from_a_single_row(kind: str, heard: str, r
     text = Condition(torch.randn(1, 3, 6), torch.randn(1, 6), torch.ones(1, 3, dtype=torch.bool))
     told = {"text": text} if heard == "text" else make_class(1)
     learn = masked_loss if prior.kind == "masked" else causal_loss
-    noise = Noise(foretold=float(prior.projection is not None))
+    noise = Noise(foretold=float(prior.foretelling is not None))
     loss, metrics = learn(prior, SIZES, make_codes(1), told, torch.tensor([row]), Draw(0, 0, noise))
     loss.backward()
     assert [name for name, p in prior.named_parameters() if p.grad is None] == []
-    told_too = {"loss_foretold"} if prior.projection is not None else set()
+    told_too = {"loss_foretold"} if prior.foretelling is not None else set()
     assert set(metrics) == {"loss_level0", "loss_level1"} | told_too and loss.isfinite()
 
 

@@ -97,18 +97,7 @@ class PriorConfig:
                 "prior.depth is positive, window and condition_layers not negative; got "
                 f"{self.depth}, {self.window}, {self.condition_layers}."
             )
-        if self.condition_layers and not self.attend:
-            raise ValueError(
-                "prior.condition_layers refine the tokens of what prior.attend names. Set condition_layers=0 or "
-                "attend=[text]."
-            )
-        if "auto" not in self.conditions and (deaf := set(self.attend) - {"auto", *self.conditions}):
-            raise ValueError(
-                f"prior.attend names {', '.join(sorted(deaf))}, and prior.conditions does not: add it there, "
-                "or take it out here."
-            )
-        if unknown := set(self.attend) - set(CONDITIONS):
-            raise ValueError(f"prior.attend knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
+        self._check_attend()
         if self.whole_every < 0 or (self.whole_every and self.kind != "autoregressive"):
             raise ValueError(
                 f"prior.whole_every is for kind 'autoregressive' and not negative; got {self.whole_every} with kind "
@@ -126,3 +115,17 @@ class PriorConfig:
                 raise ValueError(f"prior.{name} lies in [0, 1); got {share}.")
         if unknown := (set(self.conditions) | set(each) - {""}) - set(CONDITIONS):
             raise ValueError(f"prior.conditions knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
+
+    def _check_attend(self) -> None:
+        if self.condition_layers and not self.attend:
+            raise ValueError(
+                "prior.condition_layers refine the tokens of what prior.attend names. Set condition_layers=0 or "
+                "attend=[text]."
+            )
+        if "auto" not in self.conditions and (deaf := set(self.attend) - {"auto", *self.conditions}):
+            raise ValueError(
+                f"prior.attend names {', '.join(sorted(deaf))}, and prior.conditions does not: add it there, "
+                "or take it out here."
+            )
+        if unknown := set(self.attend) - set(CONDITIONS):
+            raise ValueError(f"prior.attend knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")

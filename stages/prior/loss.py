@@ -186,13 +186,11 @@ def causal_loss(
     foretold = torch.zeros((), device=rows.device)
     for turn, n in turns:
         for level in range(n):
-            targets = codes[level][turn].flatten()
-            smooth = draw.noise.label_smoothing
-            entropy = F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum", label_smoothing=smooth)
-            sums[level], asked[level] = sums[level] + entropy, asked[level] + len(targets)
+            targets = codes[level][turn]
+            sums[level] = sums[level] + _summed(next(logits), targets, draw.noise.label_smoothing)
+            asked[level] += targets.numel()
         if draw.noise.foretold:
-            targets = codes[0][turn].flatten()
-            foretold = foretold + F.cross_entropy(next(logits).flatten(0, 1), targets, reduction="sum")
+            foretold = foretold + _summed(next(logits), codes[0][turn])
     expected = [len(rows) * c.shape[1] / (every if level else 1) for level, c in enumerate(codes)]
     total = torch.stack([one / n for one, n in zip(sums, expected, strict=True)]).sum()
     metrics = {
@@ -202,6 +200,11 @@ def causal_loss(
         foretold = foretold / codes[0].numel()
         total, metrics["loss_foretold"] = total + draw.noise.foretold * foretold, foretold.detach()
     return total, metrics
+
+
+def _summed(logits: Float[Tensor, "b n k"], targets: Int[Tensor, "b n"], smoothing: float = 0.0) -> Float[Tensor, ""]:
+    """The cross-entropy of all codes together."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", label_smoothing=smoothing)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from stages.conditioning.source_codes import SourceCodes
 from stages.prior.code_table import CodeEmbedding, CodeHead, CodeTable, Looks
 from stages.prior.depth_head import DepthHead
 from stages.prior.fold import folds_of
-from stages.prior.projection import Projection
+from stages.prior.foretelling import Foretelling
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
 
@@ -80,9 +80,6 @@ class Prior(nn.Module):
             into the codes of a token.
     """
 
-    by_adam = ("heads", "foretelling")
-    """What Muon leaves to AdamW: a row of a head belongs to one code."""
-
     def __init__(  # noqa: PLR0913 - a model receives plain arguments
         self,
         *,
@@ -124,12 +121,13 @@ class Prior(nn.Module):
             width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
         )
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
-        self.projection = Projection(width, [one.tokens for one in self.folds]) if foretells and conditions else None
-        self._make_levels(width, code_widths)
+        self._make_levels(width, code_widths, foretells=foretells and bool(conditions))
+        self.by_adam = ("heads", *(["foretelling.head"] if self.foretelling is not None else []))
+        """What Muon leaves to AdamW: a row of a head belongs to one code."""
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
 
-    def _make_levels(self, width: int, code_widths: Sequence[int]) -> None:
+    def _make_levels(self, width: int, code_widths: Sequence[int], *, foretells: bool) -> None:
         """Tables, places and heads of every level."""
         widths = zip(self.codebook_sizes, code_widths, strict=bool(code_widths))
         self.looks = nn.ModuleList(Looks(*one) for one in widths)
@@ -142,12 +140,10 @@ class Prior(nn.Module):
         self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
         self.unfold = nn.ModuleList(_unfold(self.kind, width, one.slots, size, look) for size, look, one in levels)
         self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
-        coarsest = levels[:1] if self.projection is not None else []
-        self.foretelling = nn.ModuleList(_head(width, size, look) for size, look, _ in coarsest)
-        self.trust = nn.Linear(width, 1) if coarsest else None
-        if self.trust is not None:
-            nn.init.zeros_(self.trust.weight)
-            nn.init.zeros_(self.trust.bias)
+        self.foretelling = None
+        if foretells:
+            head = _head(width, self.codebook_sizes[0], looks[0])
+            self.foretelling = Foretelling(width, [one.tokens for one in self.folds], head)
 
     @torch.no_grad()
     def know(self, codebooks: Sequence[Float[Tensor, "_k _d"]]) -> None:
@@ -184,7 +180,7 @@ class Prior(nn.Module):
     def guide(self, conditions: Conditions, kept: Mapping[str, Tensor], rows: int) -> Guide:
         """The conditions of `rows` samples as every layer needs them."""
         mixed = self.mixer(conditions, kept, rows)
-        told = [] if self.projection is None else [self.projection(self.trunk.heard(mixed))]
+        told = [] if self.foretelling is None else [self.foretelling.projection(self.trunk.heard(mixed))]
         if self.mixer.source is not None:
             image = conditions.get(IMAGE) or self.mixer.no_image(rows)
             seen = self.mixer.source.in_place(image, self.mixer.has_image(image, kept))
@@ -193,36 +189,26 @@ class Prior(nn.Module):
         if not told:
             return guide
         in_place = torch.stack(told).sum(dim=0)
-        if self.projection is None:
+        if self.foretelling is None:
             return replace(guide, in_place=in_place)
         coarsest = in_place[:, : self.folds[0].count] + self._places(0, 0, self.folds[0].count)
         return replace(guide, in_place=in_place, foretold=F.layer_norm(coarsest, coarsest.shape[-1:]))
 
     def foretold(self, guide: Guide, cells: Any = slice(None)) -> Float[Tensor, "b ... k"] | None:
-        """Logits of coarsest codes from what the conditions say in place alone, past the transformer.
+        """Logits of coarsest codes, `cells` of the level or all of it, from what the conditions say in place alone.
 
-        Training asks for them so that the projection learns what stands where (deep supervision; Lee et al. 2015, arXiv
-        1409.5185): to a prior that sees the codes before, which of two colours is left is worth one bit a picture, and
-        ours had not learned it after 250,000 of them (docs/log.md, 2026-11-26 (fifth)).
-
-        Args:
-            cells: which codes, as the second index; all of them where not said.
-
-        Returns:
-            None from a model that does not foretell.
+        None from a model that does not foretell.
         """
-        if guide.foretold is None:
+        if self.foretelling is None or guide.foretold is None:
             return None
-        logits: Tensor = self.foretelling[0](guide.foretold[:, cells]).float()
+        logits: Tensor = self.foretelling(guide.foretold[:, cells])
         return logits
 
-    def _said(self, level: int, x: Float[Tensor, "... w"], foretold: Tensor | None) -> Float[Tensor, "... k"]:
-        """Logits of codes of a level, and of what is foretold of them as much as each place trusts it."""
+    def _said(self, level: int, x: Float[Tensor, "... w"], guide: Guide, where: Any) -> Float[Tensor, "... k"]:
+        """Logits of the codes `where` (an index of rows and codes) of a level."""
         logits: Tensor = self.heads[level](x).float()
-        if foretold is not None and self.trust is not None:
-            with torch.no_grad():
-                alone = self.foretelling[0](foretold).float()
-            logits = logits + self.trust(x).float() * alone
+        if level == 0 and self.foretelling is not None and guide.foretold is not None:
+            logits = logits + self.foretelling.trusted(x, guide.foretold[where])
         return logits
 
     def hidden_logits(self, codes: Codes, guide: Guide, asked: Tensor | None = None) -> Tensor:
@@ -240,7 +226,7 @@ class Prior(nn.Module):
         where: Any = slice(None)
         if asked is not None:
             where = asked if asked.dtype == torch.bool else (slice(None), asked)
-        return self._said(last, x[where], None if last or guide.foretold is None else guide.foretold[where])
+        return self._said(last, x[where], guide, where)
 
     def causal_logits(self, codes: Codes, guide: Guide) -> list[Float[Tensor, "b _n _k"]]:
         """Logits of every level, each code seeing only those before it.
@@ -258,8 +244,7 @@ class Prior(nn.Module):
             if isinstance(unfold, DepthHead):
                 of_codes = rearrange(unfold(part, tokens[level]), "b m s w -> b m (s w)")
                 vectors = self.folds[level].spread(of_codes)
-            foretold = None if level or guide.foretold is None else guide.foretold[:, : vectors.shape[1]]
-            logits.append(self._said(level, vectors, foretold))
+            logits.append(self._said(level, vectors, guide, (slice(None), slice(vectors.shape[1]))))
         return logits
 
     def next_token(
@@ -278,7 +263,7 @@ class Prior(nn.Module):
         """Logits of the next code of a token, those of it that are known given."""
         unfold = self.unfold[level]
         x = unfold.next(said, known) if isinstance(unfold, DepthHead) else said[:, :, 0]
-        return self._said(level, x[:, 0], None if level or guide.foretold is None else guide.foretold[:, token])
+        return self._said(level, x[:, 0], guide, (slice(None), token))
 
     def caches(self) -> list[Cache]:
         """Empty caches for one run over the whole sequence."""
@@ -315,8 +300,7 @@ class Prior(nn.Module):
         return self._placed(self._embedded(codes, level, 0, count), codes, level, 0, count, guide)
 
     def _placed(self, x: Tensor, codes: Codes, level: int, begin: int, end: int, guide: Guide) -> Tensor:
-        """Add the place of tokens [begin, end) of a level, the code above each and what the conditions say
-        of it."""
+        """Add the place of tokens [begin, end) of a level, the code above each and what the conditions say there."""
         x = x + self._places(level, begin, end)
         if guide.in_place is not None:
             x = x + guide.in_place[:, self.first[level] + begin : self.first[level] + end]

@@ -19,9 +19,9 @@ class SampleSettings:
     guidance: float | dict[str, float] = 2.0
     """A number g: l0 + g (l_all - l0), 1 for none; or a number per condition: l0 + sum of g_i (l_i - l0),
     1 for those it does not name."""
-    foretold: float = 0.5
+    foretold: float = 0.0
     """How much of guidance, as far as it is above 1, is given to what the conditions alone foretell of the coarsest
-    codes as well, each in its place (prior.foretold)."""
+    codes as well, each in its place (prior.foretold): more of what is said of places, at the cost of variety."""
     temperature: float = 1.0
     """Divides the logits; 0 takes the likeliest code."""
     top_k: int = 0

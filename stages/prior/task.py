@@ -56,7 +56,7 @@ class PriorTask:
         self.noise = Noise(
             corrupt=cfg.corrupt,
             token_dropout=cfg.token_dropout,
-            foretold=cfg.foretold if prior.projection is not None else 0.0,
+            foretold=cfg.foretold if prior.foretelling is not None else 0.0,
             drop_each=cfg.drop_each,
             drop_all=cfg.drop_all,
             wordless=cfg.wordless,

@@ -176,5 +176,5 @@ def _start_from(prior: Prior, folder: Path) -> None:
     try:
         prior.load_state_dict(load_file(path))
     except RuntimeError as error:
-        hint = " Set prior.foretold=0: it was trained before there was one." if '"projection.' in str(error) else ""
+        hint = " Set prior.foretold=0: it was trained before there was one." if '"foretelling.' in str(error) else ""
         raise ConfigError(f"prior.init_from={folder} is a prior of another shape: {str(error)[:200]}{hint}") from error

@@ -1,11 +1,15 @@
-"""What all conditions say together, at every place: one vector projected and reshaped to a grid.
+"""What all conditions say together, at every place: one vector projected and reshaped to a grid, and codes foretold.
 
 A modulation is the same at every place, so "the left bird is red" has to be worked out anew from places and vector in
 the layers above; a generator begins with a grid made from its vector instead (DCGAN's "project and reshape"; Radford
 et al. 2016, arXiv 1511.06434, figure 1). Through a few channels on a grid of at most `SIDE` x `SIDE`, since that much
 decides what stands where.
 
-Shapes: b batch, w width of the model, c channels, h and w' rows and columns of a grid, N tokens of all levels.
+Codes are asked of it past the transformer (deep supervision; Lee et al. 2015, arXiv 1409.5185): to a prior that sees
+the codes before, which of two colours is left is worth one bit a picture, and ours had not learned it after 250,000 of
+them (docs/log.md, 2026-11-26 (fifth)).
+
+Shapes: b batch, w width of the model, N tokens of all levels, n codes of the coarsest level, k its codebook rows.
 """
 
 from __future__ import annotations
@@ -53,6 +57,36 @@ class Projection(nn.Module):
             spread = repeat(level(cells), "b h w c -> b (h y) (w x) c", y=h // self.rows, x=w // self.columns)
             of_levels.append(rearrange(spread, "b h w c -> b (h w) c"))
         return torch.cat(of_levels, dim=1)
+
+
+class Foretelling(nn.Module):
+    """The coarsest codes by what the conditions say in place, and how far a prior trusts it.
+
+    Args:
+        width: w.
+        grids: as of `Projection`.
+        head: from vectors of the model's width to logits of the coarsest codes.
+    """
+
+    def __init__(self, width: int, grids: Sequence[tuple[int, int]], head: nn.Module) -> None:
+        super().__init__()
+        self.projection = Projection(width, grids)
+        self.head = head
+        self.trust = nn.Linear(width, 1)
+        nn.init.zeros_(self.trust.weight)
+        nn.init.zeros_(self.trust.bias)
+
+    def forward(self, vectors: Float[Tensor, "... w"]) -> Float[Tensor, "... k"]:
+        """Logits of codes by a vector for each."""
+        logits: Tensor = self.head(vectors).float()
+        return logits
+
+    def trusted(self, x: Float[Tensor, "... w"], vectors: Float[Tensor, "... w"]) -> Float[Tensor, "... k"]:
+        """What a prior that is at `x` adds to its logits: they teach it how far to trust, and nothing to foretell."""
+        with torch.no_grad():
+            foretold = self(vectors)
+        trusted: Tensor = self.trust(x).float() * foretold
+        return trusted
 
 
 def _divisor(side: int) -> int:
