@@ -23,7 +23,7 @@ from stages.prior.foretelling import Projection
 from stages.prior.load import load_prior
 from stages.prior.loss import Draw, Noise, masked_loss
 from stages.prior.model import Prior
-from stages.prior.train import attended, is_alone
+from stages.prior.train import attended, is_alone, start_from
 from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention
 
@@ -139,6 +139,17 @@ def test_a_projected_vector_says_something_of_its_own_at_every_place() -> None:
 
     assert not said().any()
     assert said(foretells=True).std(dim=0).min() > 1e-4
+
+
+def test_weights_of_a_prior_that_foretells_otherwise_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for there, here, hint in ((False, True, True), (True, False, False)):
+        weights = {k: v.contiguous() for k, v in make_prior(foretells=there).state_dict().items()}
+        save_file(weights, tmp_path / "model" / "model.safetensors")
+        start_from(make_prior(foretells=there), tmp_path)
+        with pytest.raises(ConfigError, match="another shape") as refused:
+            start_from(make_prior(foretells=here), tmp_path)
+        assert ("set prior.foretold=0" in str(refused.value)) is hint
 
 
 def test_a_fine_code_carries_the_coarse_code_above_it() -> None:

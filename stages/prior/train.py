@@ -116,7 +116,7 @@ def build(cfg: PriorConfig, codes: CodeSet, codebooks: Sequence[Tensor]) -> Prio
         except ValueError as error:
             raise ConfigError(f"prior: {error}") from error
     if cfg.init_from:
-        _start_from(prior, Path(cfg.init_from))
+        start_from(prior, Path(cfg.init_from))
     prior.know(codebooks)
     return prior
 
@@ -169,12 +169,19 @@ def _centre(prior: Prior, codes: CodeSet, decode: CodesDecode, live: Encoders, b
         prior.mixer.centre(batches, CENTRED)
 
 
-def _start_from(prior: Prior, folder: Path) -> None:
+def start_from(prior: Prior, folder: Path) -> None:
+    """Begin with the weights of a finished prior stage.
+
+    Raises:
+        MissingInputError: no prior in this folder.
+        ConfigError: one of another shape.
+    """
     path = folder / "model" / "model.safetensors"
     if not path.is_file():
         raise MissingInputError(f"prior.init_from={folder} holds no trained prior (model/model.safetensors).")
     try:
         prior.load_state_dict(load_file(path))
     except RuntimeError as error:
-        hint = " Set prior.foretold=0: it was trained before there was one." if '"foretelling.' in str(error) else ""
+        untaught = prior.foretelling is not None and '"foretelling.' in str(error)
+        hint = " It does not foretell: set prior.foretold=0." if untaught else ""
         raise ConfigError(f"prior.init_from={folder} is a prior of another shape: {str(error)[:200]}{hint}") from error
