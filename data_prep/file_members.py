@@ -69,7 +69,7 @@ def _captions(item: Item, record: dict[str, Any]) -> tuple[str, ...]:
     if item.text is not None and item.text.size > 0:
         try:
             text = item.text.read().decode("utf-8-sig")
-            first = [line.strip() for line in (text.splitlines() if item.one_per_line else [text])]
+            first = [line.strip() for line in (text.split("\n") if item.one_per_line else [text])]
         except UnicodeDecodeError as error:
             raise RejectedError("bad_caption", str(error)) from None
     more = record.get("captions", [record.get("caption")])

@@ -212,6 +212,12 @@ def used_folders(run: Path) -> dict[str, Path]:
     return {n: beside[n] if not folder.is_dir() and beside[n].is_dir() else folder for n, folder in given.items()}
 
 
+def folders_of(run: Path, stage: str) -> list[Path]:
+    """The folders of a stage's instances: those the recipe uses from elsewhere, then the run's own; there or not."""
+    used = [folder for name, folder in used_folders(run).items() if name.partition("@")[0] == stage]
+    return [*used, run / stage, *sorted(run.glob(f"{stage}@*"))]
+
+
 def _check_together(recipe: Recipe, stage: Stage, name: str, cfg: Any) -> None:
     if stage.check is not None:
         try:

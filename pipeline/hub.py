@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 SECONDS = 10
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def at_home(config: Any, *names: str) -> None:
+    """Write out `~` in the folders a frozen config names."""
+    for name in names:
+        if (where := getattr(config, name)).startswith("~"):
+            object.__setattr__(config, name, str(Path(where).expanduser()))
 
 
 def check_model(setting: str, where: str) -> None:

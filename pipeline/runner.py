@@ -25,7 +25,7 @@ from pipeline.progress import as_clock
 from pipeline.recipe_file import PACKAGED
 from pipeline.schema import did_you_mean
 from pipeline.stage import Results, Stage
-from pipeline.stage_run import Job, refuse_changed, run_stage
+from pipeline.stage_run import Job, refuse_changed, refuse_data, run_stage
 
 STOP_FILE = "STOP"
 SHOWN_NUMBERS = 8
@@ -194,7 +194,7 @@ def run_recipe(
     """Run what the options select and say one line per stage.
 
     Raises:
-        ConfigError, MissingInputError: refused before the first stage starts.
+        ConfigError, MissingInputError: refused before the first stage starts, or as soon as the shards are finished.
         Stopped: stopped on request; the same call resumes.
         DataError, TesseraError: a stage failed; later stages did not start.
     """
@@ -205,7 +205,12 @@ def run_recipe(
         if one.state == "again" and one.job.out.exists():
             say(f"{one.job.instance}: the old folder is kept as {_move_aside(one.job.out)}")
     recipe_file = write_recipe(recipe, run_dir)
-    return [_run_one(one, run_dir, recipe_file, launch, say) for one in planned]
+    outcomes: list[Outcome] = []
+    for one in planned:
+        for coming in planned[len(outcomes) :]:
+            refuse_data(coming.job, recipe)
+        outcomes.append(_run_one(one, run_dir, recipe_file, launch, say))
+    return outcomes
 
 
 def _run_one(one: Planned, run_dir: Path, recipe_file: Path, launch: Launch, say: Callable[[str], None]) -> Outcome:

@@ -82,7 +82,10 @@ def record_of(sample: Sample) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON; the reader counts the sample as unreadable.
     """
-    record = json.loads(sample.members["json"]) if "json" in sample.members else {}
+    try:
+        record = json.loads(sample.members["json"]) if "json" in sample.members else {}
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
     return record if isinstance(record, dict) else {}
 
 

@@ -36,3 +36,6 @@ class Stage:
     """Whether several processes may enter `run` together (RANK and WORLD_SIZE set)."""
     check: Callable[[Any, Recipe], None] | None = None
     """`check(cfg, recipe)` raises ValueError for what a config alone cannot know, such as the shards' size."""
+    check_data: Callable[[Any, Recipe, Path], None] | None = None
+    """`check_data(cfg, recipe, shards)`, asked as soon as the shards are finished, before any later stage trains for
+    hours: ValueError for what only the data can say."""

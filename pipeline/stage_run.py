@@ -20,6 +20,7 @@ import yaml
 from pipeline import artifacts
 from pipeline.artifacts import MANIFEST
 from pipeline.atomic_file import write_atomically
+from pipeline.config import Recipe
 from pipeline.errors import ConfigError, MissingInputError, Stopped, TesseraError
 from pipeline.log_file import copied_to, messages_to
 from pipeline.owner import owning
@@ -85,6 +86,17 @@ class Job:
                     f"stage '{self.instance}': {folder} was made with another '{source}' ({mark[:12]}) than "
                     f"{self.inputs[source]} ({marks[source][:12]}).\nMake it again:  {self.command} --redo {name}"
                 )
+
+
+def refuse_data(job: Job, recipe: Recipe) -> None:
+    """ConfigError where a stage that is still to come asks for what finished shards do not hold."""
+    shards, ask = job.inputs.get("shards"), job.stage.check_data
+    if ask is None or job.finished or shards is None or not artifacts.is_finished(shards):
+        return
+    try:
+        ask(job.cfg, recipe, shards)
+    except ValueError as error:
+        raise ConfigError(f"{job.instance}: {error}") from error
 
 
 def refuse_changed(job: Job, inputs: dict[str, str] | None = None) -> None:

@@ -318,8 +318,12 @@ def read_sound(what: str | Path | Sound) -> Sound:
     """
     if isinstance(what, tuple):
         samples, rate = np.asarray(what[0]), int(what[1])
-        if samples.ndim not in (1, 2) or samples.size == 0 or rate < 1 or not np.isfinite(samples).all():
-            raise DataError("audio=(samples, rate): samples are (t,) or (channels, t), finite, at `rate` a second.")
+        right = samples.ndim in (1, 2) and samples.size > 0 and samples.dtype.kind == "f" and rate > 0
+        if not right or (samples.ndim == 2 and samples.shape[0] > samples.shape[1]) or not np.isfinite(samples).all():
+            raise DataError(
+                "audio=(samples, rate): samples are floats from -1 to 1, finite, (t,) or (channels, t), at `rate` a "
+                f"second; got {samples.dtype} {samples.shape}."
+            )
         if samples.shape[-1] > MAX_SOUND_SECONDS * rate:
             minutes = samples.shape[-1] / rate / 60
             raise DataError(f"audio is {minutes:.0f} minutes long; at most {MAX_SOUND_SECONDS // 60} are read.")

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline import artifacts
-from pipeline.config import used_folders
+from pipeline.config import folders_of, used_folders
 from pipeline.errors import ConfigError, MissingInputError
 from stages.ask import Ask, Kept, Picture, Reader, number_of
 from stages.codes.read_conditions import encoders_of
@@ -94,7 +94,7 @@ class Painter:
             raise ConfigError(f"--with {with_}: a '{with_.partition('@')[0]}' does not paint. Name a prior.")
         prior, about = load_prior(folder, place)
         autoencoder, _ = load_autoencoder(_tokenizer_of(run, about["tokenizer"]), place)
-        return cls(autoencoder, prior, about, place, _folders_of(run, "align"))
+        return cls(autoencoder, prior, about, place, _aligned(run))
 
     def __call__(  # what a user may ask for is one keyword each
         self,
@@ -287,10 +287,10 @@ def check_guidance(wanted: float | dict[str, float] | None, given: Sequence[str]
         raise ConfigError(f"guidance for {strange[0]}, but what is asked for is {asked}.")
 
 
-def _folders_of(run: Path, stage: str) -> list[Path]:
-    """The folders of a stage's instances: those the recipe uses from elsewhere, then the run's own."""
-    used = [folder for name, folder in used_folders(run).items() if name.partition("@")[0] == stage]
-    return [*used, run / stage, *sorted(run.glob(f"{stage}@*"))]
+def _aligned(run: Path) -> list[Path]:
+    """Where encoders of `align` may lie: in this run, or in one whose codes it uses; the fingerprint decides."""
+    lending = [codes.resolve().parent for codes in folders_of(run, "codes") if codes.parent != run]
+    return [folder for one in (run, *lending) for folder in folders_of(one, "align")]
 
 
 def _tokenizer_of(run: Path, mark: str) -> Path:
@@ -299,7 +299,7 @@ def _tokenizer_of(run: Path, mark: str) -> Path:
     Raises:
         ConfigError: there are finished ones, but none is it.
     """
-    found = _folders_of(run, "vqvae")
+    found = folders_of(run, "vqvae")
     finished = [folder for folder in found if artifacts.is_finished(folder)]
     for folder in finished:
         if artifacts.fingerprint(folder) == mark:

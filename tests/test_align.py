@@ -54,7 +54,7 @@ def brute_force(bank: Bank, scale: float) -> float:
         terms = []
         for i in rows:
             for x, y in ((a, b), (b, a)):
-                others = [j for j in rows if j == i or not ("text" in (a, b) and bank.caption[i] == bank.caption[j])]
+                others = [j for j in rows if j == i or not same_words(bank, i, j)]
                 against = [bank.vectors[y][j] for j in others]
                 if swapped is not None and (x, y) == ("image", "text") and bank.present[SWAPPED][i]:
                     against.append(swapped[i])
@@ -64,9 +64,15 @@ def brute_force(bank: Bank, scale: float) -> float:
     return float(torch.stack(losses).mean())
 
 
+def same_words(bank: Bank, i: int, j: int) -> bool:
+    return bool(bank.present["text"][i] and bank.present["text"][j] and bank.caption[i] == bank.caption[j])
+
+
+@pytest.mark.parametrize("mute", [0, 5], ids=["all have captions", "five have none"])
 @pytest.mark.parametrize("captions", [torch.arange(ROWS), torch.arange(ROWS) // 4])
-def test_the_loss_is_its_definition(captions: torch.Tensor) -> None:
-    bank = make_bank(captions=captions)
+def test_the_loss_is_its_definition(captions: torch.Tensor, mute: int) -> None:
+    bank = make_bank(captions=captions.where(torch.arange(ROWS) >= mute, 99))  # those of the mute are all alike
+    bank.present["text"] = torch.arange(ROWS) >= mute
     loss, _ = contrastive_loss(bank, torch.tensor(7.0, dtype=torch.float64))
     assert float(loss) == pytest.approx(brute_force(bank, 7.0), abs=1e-9)
 
@@ -111,8 +117,19 @@ def test_opposites_are_refused_where_they_mean_nothing() -> None:
 
 def test_identical_captions_do_not_push_each_other_away() -> None:
     apart, _ = contrastive_loss(make_bank(), torch.tensor(7.0))
-    alike, _ = contrastive_loss(make_bank(captions=torch.zeros(ROWS, dtype=torch.int64)), torch.tensor(7.0))
+    alike, each = contrastive_loss(make_bank(captions=torch.zeros(ROWS, dtype=torch.int64)), torch.tensor(7.0))
     assert alike < apart
+    assert float(each["loss_audio_image"]) == 0  # of one kind, pictures and sounds too
+
+
+def test_rows_without_a_caption_are_negatives_as_ever() -> None:
+    whole = make_bank(captions=torch.zeros(ROWS, dtype=torch.int64))
+    deaf = Bank(
+        {name: whole.vectors[name] for name in ("audio", "image")},
+        {name: whole.present[name] for name in ("audio", "image")},
+        whole.caption,
+    )
+    assert contrastive_loss(deaf, torch.tensor(7.0))[0] > 0.5
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4])

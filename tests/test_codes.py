@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_prep.images import encode_image
 from data_prep.verify import verify
 from pipeline.artifacts import fingerprint, write_manifest
 from pipeline.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ from stages.codes.extract import Extractor, code_type, extract
 from stages.codes.picture import decoded
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.stage import STAGE
-from stages.codes.views import SampleReader
+from stages.codes.views import PAIR, Read, SampleReader
 from stages.images import center_decode, picture_to_tensor
 from stages.vqvae.load import load_autoencoder, save_autoencoder
 from stages.vqvae.model import Autoencoder
@@ -315,6 +316,21 @@ def test_the_picture_shows_codes_under_their_own_pictures(tokenizer: Path, tmp_p
     assert three.shape[1] < both.shape[1]
     assert np.array_equal(three[:, :SIZE], both[:, :SIZE]) and np.array_equal(three[:, -SIZE:], both[:, -SIZE:])
     assert width >= SIZE
+
+
+def test_the_source_of_a_pair_is_cut_as_its_picture(tmp_path: Path) -> None:
+    picture = (np.indices((36, 40)).sum(axis=0) * 3).astype(np.uint8)[..., None].repeat(3, axis=2)
+    larger = np.asarray(Image.fromarray(picture).resize((160, 144), Image.Resampling.NEAREST))
+    other = np.zeros((40, 90, 3), np.uint8)  # of another shape: it keeps its own
+    reader = SampleReader(SIZE, 3, False)
+
+    def read(source: np.ndarray) -> Read:
+        return reader(Sample("a", {"png": encode_image(picture, "png", 9), PAIR: encode_image(source, "png", 9)}))
+
+    assert picture.shape[0] > SIZE  # there is room to cut elsewhere
+    one = read(larger)
+    assert np.abs(one.sources["source"].astype(int) - one.views).max() <= 12
+    assert read(other).error == "" and read(other).sources["source"].max() == 0
 
 
 def test_pairs_that_only_some_samples_bring_are_heard(tokenizer: Path, tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from pipeline.samples import decode_image, decode_npy
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass, read_samples
 from stages.ask import Ask, guess_look, read_picture
+from stages.codes import encode_conditions
+from stages.codes.config import LARGE_TEXT, ConditionsConfig
+from stages.codes.encode_conditions import ConditionEncoders
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.codes.views import SampleReader
@@ -309,6 +312,29 @@ def test_another_encoder_than_the_one_that_made_the_codes_is_refused(run: Path, 
         encoders_of(other, [], torch.device("cpu"))
     with pytest.raises(ConfigError, match="not where the run expects"):
         encoders_of({"text": about["text"]}, [files / "nowhere"], torch.device("cpu"))
+
+
+def test_captions_of_large_pictures_are_read_by_a_clip_where_nobody_says_who_should(
+    run: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    assert LARGE_TEXT == "openai/clip-vit-large-patch14"
+    monkeypatch.setattr(encode_conditions, "LARGE_TEXT", str(tiny_encoders.clip(files / "large")))  # no network here
+
+    def names(cfg: ConditionsConfig, modalities: list[str], align: Path | None, size: int) -> dict[str, str]:
+        return ConditionEncoders.load(cfg, modalities, align, cpu, size).names
+
+    there = ["text", "audio"]
+    assert names(ConditionsConfig(), there, None, 256) == {"text": str((files / "large").resolve())}
+    assert names(ConditionsConfig(), there, None, 255) == {}
+    assert names(ConditionsConfig(), ["audio"], None, 256) == {}
+    assert names(ConditionsConfig(text="none"), there, None, 256) == {}
+    assert names(ConditionsConfig(), there, run / "align", 256) == {"text": "align", "audio": "align"}
+
+
+def test_a_folder_may_be_named_from_home(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(files))
+    assert ConditionsConfig(text="~/clip").text == str(files / "clip")
 
 
 def test_how_a_picture_is_meant_is_seen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,17 @@ import pytest
 from data_prep.birds import sample as bird
 from data_prep.images import encode_image
 from launchers.cli import main
+from pipeline.artifacts import write_manifest
+from pipeline.config import load_recipe
 from pipeline.samples import Sample, decode_image, encode_json
 from pipeline.shard_index import open_shards, write_dataset, write_shard
 from pipeline.shards import read_samples
+from stages.codes.config import CodesConfig
+from stages.codes.read import open_codes
+from stages.codes.stage import check_data
 from stages.conditioning.sources import grey
 from stages.generate import Painter
+from tests import tiny_encoders
 
 SIZE, COUNT = 32, 36
 STAGES = """
@@ -85,6 +92,56 @@ def test_who_lacks_a_condition_has_none_of_it_in_the_codes(mixed: Path) -> None:
             assert ("text.npy" in one.members) == bool(index % 3)
             assert ("audio.npy" in one.members) == bool(index % 2)
             assert any("source" in name for name in one.members) == (index % 4 == 0)
+
+
+def test_a_condition_that_no_sample_has_is_not_listened_to(
+    mixed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in tars made by others, of which nobody knows what they hold; what img2dataset writes is read."""
+
+    def captioned(index: int, whole: Sample) -> dict[str, bytes]:
+        caption = f"bird {index} " * (100 if index == 7 else 1)
+        return {"png": whole.members["png"], "json": encode_json({"caption": caption})}
+
+    shards = write(tmp_path / "shards", captioned, ["image", "text", "audio"])
+    used = f"use: {{shards: {shards}, align: {mixed / 'align'}, vqvae: {mixed / 'vqvae'}}}"
+    (tmp_path / "few.yaml").write_text(f"tracking: {{mode: disabled}}\n{used}\ncodes: {{}}\n")
+    assert main(["run", str(tmp_path / "few.yaml"), "--runs", str(tmp_path)]) == 0
+    assert set(open_codes(tmp_path / "few" / "codes").conditions) == {"text"}
+    assert "no sample has any audio that can be read" in caplog.text
+    assert "1 of 36 captions are longer than their encoder takes, and cut" in caplog.text
+
+
+def test_an_encoder_of_what_the_data_lacks_is_refused_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = write(tmp_path / "shards", lacking, ["image", "text", "source"])
+    write_manifest(shards, stage="shards", config={}, inputs={}, results={}, makes=["dataset.json"])
+    own = tiny_encoders.clap(tmp_path / "own")
+    recipe = STAGES.replace("SHARDS", str(shards)).replace("codes: {}", f"codes: {{conditions: {{audio: {own}}}}}")
+    (tmp_path / "deaf.yaml").write_text(recipe)
+    assert main(["run", str(tmp_path / "deaf.yaml"), "--runs", str(tmp_path)]) == 2
+    assert f"codes: codes.conditions.audio={own}, but there is no audio in the shards" in capsys.readouterr().err
+    assert not (tmp_path / "deaf" / "align").exists()
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    large = json.loads((shards / "dataset.json").read_text()) | {"image_size": 256}
+    (shards / "dataset.json").write_text(json.dumps(large))
+    aligned = load_recipe(tmp_path / "deaf.yaml")
+    alone = replace(aligned, sections={"codes": {}})
+    with pytest.raises(ValueError, match="openai/clip-vit-large-patch14 is not in the local cache"):
+        check_data(CodesConfig(), alone, shards)
+    check_data(CodesConfig(), aligned, shards)
+
+
+def test_a_prior_of_codes_that_another_run_lent_is_asked_by_what_that_run_heard(mixed: Path, tmp_path: Path) -> None:
+    used = f"use: {{vqvae: {mixed / 'vqvae'}, codes: {mixed / 'codes'}}}"
+    prior = "prior: {width: 32, depth: 1, heads: 2, data: {global_batch: 12}, loop: {steps: 2}}"
+    (tmp_path / "lent.yaml").write_text(f"tracking: {{mode: disabled}}\n{used}\n{prior}\n")
+    assert main(["run", str(tmp_path / "lent.yaml"), "--runs", str(tmp_path)]) == 0
+    painter = Painter.load(tmp_path / "lent", device="cpu")
+    assert painter.space is not None
+    assert painter(text="a red bird", candidates=2)[0].size == (SIZE, SIZE)
 
 
 def test_codes_of_conditions_killed_between_shards_come_out_the_same(mixed: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from launchers.cli import main
+from launchers.commands.sample import read_prompts
 from pipeline.errors import ConfigError, DataError
 from stages.ask import Ask, read_picture
 from stages.generate import CANDIDATE, Painter
@@ -159,6 +160,15 @@ def test_sounds_given_as_numbers_are_looked_at_too(painter: Painter) -> None:
         painter(audio=(np.full((1, 800), np.nan, np.float32), 8000))
     with pytest.raises(DataError, match="11 minutes long; at most 10"):
         painter(audio=(np.zeros(660, np.float32), 1))
+    for wrong in (np.zeros(800, np.int16), np.zeros((800, 2), np.float32)):  # loud, and the wrong way round
+        with pytest.raises(DataError, match=r"floats from -1 to 1, finite, \(t,\) or \(channels, t\).*; got"):
+            painter(audio=(wrong, 8000))
+
+
+def test_a_row_of_prompts_ends_at_a_newline_alone(tmp_path: Path) -> None:
+    strange = "a bird\u2028in the\x0bsnow"
+    (tmp_path / "rows").write_bytes(f'{{"text": "{strange[:14]}"}}\r\n{strange}\n'.encode())
+    assert [row["text"] for row in read_prompts(tmp_path / "rows")] == [strange[:14], strange]
 
 
 def test_a_strip_is_cut_before_it_is_scaled() -> None:

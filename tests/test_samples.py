@@ -15,7 +15,16 @@ from PIL import Image
 
 from pipeline import samples
 from pipeline.errors import DataError
-from pipeline.samples import Sample, decode_image, decode_member, encode_json, encode_npy, read_header, split_member
+from pipeline.samples import (
+    Sample,
+    decode_image,
+    decode_member,
+    encode_json,
+    encode_npy,
+    read_header,
+    record_of,
+    split_member,
+)
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
@@ -217,6 +226,23 @@ def test_json_of_others_that_is_no_record_of_ours_says_nothing(record: bytes) ->
 
     sample = Sample("0", {"json": record, "cls": b"finch", "txt": b"a bird"})
     assert captions_of(sample) == ["a bird"] and transcript_of(sample) == "" and attributes_of(sample) == {}
+
+
+def test_a_record_nested_too_deeply_is_an_unreadable_sample() -> None:
+    sample = Sample("0", {"json": b"[" * 100_000, "txt": b"a bird"})
+    with pytest.raises(ValueError, match="nested too deeply"):
+        record_of(sample)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"text": b"a bird"}, {"caption": b"\xef\xbb\xbfa bird"}, {"json": b'{"caption": "a bird"}'}],
+    ids=["text", "caption", "img2dataset's record"],
+)
+def test_captions_stand_where_others_write_them(members: dict[str, bytes]) -> None:
+    from stages.conditioning.said import captions_of
+
+    assert captions_of(Sample("0", members)) == ["a bird"]
 
 
 def test_one_caption_in_a_record_need_not_be_a_list() -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from stages.conditioning.condition import Condition, class_condition
+from stages.conditioning.image_encoder import vector_condition
+from stages.conditioning.source_codes import image_condition
 from stages.prior.model import Prior
 from stages.prior.order import cosine_counts, default_steps, halton_order, radical_inverse
 from stages.prior.sampling import Guidance, Turn, draw, sample, truncate
@@ -108,6 +110,28 @@ def test_guidance_is_the_formula_for_one_number_and_for_one_per_modality() -> No
     ramped = Guidance.of(prior, conditions, 3, SampleSettings(guidance=3.0))
     first = ramped.combine(prior.hidden_logits(ramped.spread(make_codes(3)), ramped.guide), strength=0.5)
     assert torch.allclose(first, l0 + 2.0 * (both - l0), atol=1e-4)
+
+
+def test_what_one_source_says_twice_is_one_term_unless_it_is_named() -> None:
+    prior = make_prior(conditions={"image": 1, "text": 6, "vector": 5}, attend=["text"])
+    text = Condition(torch.randn(3, 4, 6), torch.randn(3, 6), torch.ones(3, 4, dtype=torch.bool))
+    here = torch.ones(3, dtype=torch.bool)
+    conditions = {
+        "image": image_condition(make_codes(3), here), "text": text, "vector": vector_condition(torch.randn(3, 5), here)
+    }  # fmt: skip
+    gone = ~here
+    l0 = logits_by(prior, {}, {})
+    by_text = logits_by(prior, conditions, {"image": gone, "vector": gone})
+    by_source = logits_by(prior, conditions, {"text": gone})
+    by_codes = logits_by(prior, conditions, {"text": gone, "vector": gone})
+    by_vector = logits_by(prior, conditions, {"text": gone, "image": gone})
+    for guidance, expected in (
+        ({"image": 3.0}, by_text + 3 * (by_source - l0)),
+        ({"image": 3.0, "vector": 2.0}, by_text + 3 * (by_codes - l0) + 2 * (by_vector - l0)),
+    ):
+        guided = Guidance.of(prior, conditions, 3, SampleSettings(guidance=guidance))
+        logits = guided.combine(prior.hidden_logits(guided.spread(make_codes(3)), guided.guide))
+        assert torch.allclose(logits, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["foretold", "autoregressive foretold"])

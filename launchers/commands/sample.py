@@ -120,7 +120,7 @@ def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def read_prompts(path: Path) -> list[dict[str, Any]]:
     """One row per line that is not empty: a sentence, or a JSON object."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not at U+2028, which JSON may hold
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.hub import at_home
 from pipeline.tracking import TrackingConfig
 from pipeline.training_config import identity
 
@@ -13,6 +15,9 @@ CACHES = ("auto", "live", "shards")
 SEEN = ("vector", "picture")
 """Conditions a CLIP sees; stored always."""
 SOURCES = ("grey", "sketch")
+LARGE = 256
+"""Image size from which captions are read by OpenAI's CLIP where nobody says who should."""
+LARGE_TEXT = "openai/clip-vit-large-patch14"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +25,8 @@ class ConditionsConfig:
     """Which frozen encoders say what captions and sounds mean, and which source pictures are encoded beside."""
 
     text: str = "auto"
-    """A text model of `transformers` (folder or hub id), `none`, or `auto`: that of the stage `align`, if there is."""
+    """A text model of `transformers` (folder or hub id), `none`, or `auto`: that of the stage `align`, if there is;
+    without one, from 256 px on, OpenAI's CLIP ViT-L/14 where the data has captions."""
     audio: str = "auto"
     """An audio model of `transformers` (folder or hub id), `log-mel`, `none`, or `auto`: that of `align`."""
     image: tuple[str, ...] = ()
@@ -37,12 +43,24 @@ class ConditionsConfig:
     """Captions or sounds encoded at once."""
 
     def __post_init__(self) -> None:
+        at_home(self, "text", "audio", "vector", "picture")
         if self.cache not in CACHES:
             raise ValueError(f"conditions.cache is one of {', '.join(CACHES)}; got '{self.cache}'.")
         if unknown := set(self.image) - set(SOURCES):
             raise ValueError(f"conditions.image knows {', '.join(SOURCES)}; got {', '.join(sorted(unknown))}.")
         if self.batch_size < 1:
             raise ValueError(f"conditions.batch_size must be positive; got {self.batch_size}.")
+
+    def refuse_absent(self, modalities: Collection[str]) -> None:
+        """ValueError where an encoder is named for what the data (`text`, `audio`, `source`) does not have."""
+        absent = {
+            "text": "text" not in modalities and "text in the shards",
+            "audio": "audio" not in modalities and "audio in the shards",
+            "vector": not self.image and "source" not in modalities and "source picture (codes.conditions.image)",
+        }
+        for name, what in absent.items():
+            if what and (wanted := getattr(self, name)) not in ("auto", "none"):
+                raise ValueError(f"codes.conditions.{name}={wanted}, but there is no {what}: leave it out.")
 
     @property
     def stored(self) -> bool:

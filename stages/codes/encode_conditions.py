@@ -18,7 +18,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.samples import SOUND_MEMBERS, Sample, encode_npy
-from stages.codes.config import SEEN, ConditionsConfig
+from stages.codes.config import LARGE, LARGE_TEXT, SEEN, ConditionsConfig
 from stages.conditioning.audio_encoder import AudioEncoder
 from stages.conditioning.condition import Condition
 from stages.conditioning.image_encoder import ImageEncoder
@@ -35,8 +35,7 @@ UNHEARD = (
     "the shards hold %s, and no prior will listen to it. Add a section 'align: {}', name an encoder "
     "(codes.conditions.%s=%s), or write  none  there."
 )
-FOR_EXAMPLE = {"text": "openai/clip-vit-large-patch14", "audio": "laion/clap-htsat-unfused"}
-NONE_STORED = "the shards hold none"
+FOR_EXAMPLE = {"text": LARGE_TEXT, "audio": "laion/clap-htsat-unfused"}
 log = logging.getLogger(__name__)
 
 
@@ -50,29 +49,36 @@ class ConditionEncoders:
     vector: ImageEncoder | None = None
     picture: ImageEncoder | None = None
     names: dict[str, str] = field(default_factory=dict)
+    read: int = 0
+    """Captions encoded so far, and how many of them were longer than their encoder takes."""
+    cut: int = 0
 
     @classmethod
     def load(
-        cls, cfg: ConditionsConfig, modalities: list[str], align: Path | None, device: torch.device
+        cls, cfg: ConditionsConfig, modalities: list[str], align: Path | None, device: torch.device, size: int = 0
     ) -> ConditionEncoders:
-        """The encoders for what the data has; none for what it lacks. ConfigError where one cannot be loaded."""
+        """The encoders for what the data has; none for what it lacks. ConfigError where one cannot be loaded.
+
+        Args:
+            modalities: what the data has: `text`, `audio`, `source`.
+            size: of the pictures.
+        """
         found = cls(cfg)
+        try:
+            cfg.refuse_absent(modalities)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         there = {*modalities, "picture", *(["vector"] if cfg.image or "source" in modalities else [])}
         for name, kind in KINDS.items():
             wanted = getattr(cfg, name)
             own = align / "model" / ALIGNED[name] if align is not None else None
-            where = (str(own) if own is not None and own.is_dir() else "none") if wanted == "auto" else wanted
-            if name not in there and wanted not in ("auto", "none"):
-                what = (
-                    "source pictures are made (codes.conditions.image)" if name == "vector" else f"{name} in the shards"
-                )
-                raise ConfigError(f"codes.conditions.{name}={wanted}, but there is no {what}: leave it out.")
+            where = _own_or_large(name, own, size) if wanted == "auto" else wanted
             if where == "none" and wanted == "auto" and name in modalities:
                 log.warning(UNHEARD, name, name, FOR_EXAMPLE[name])
             if where == "none" or name not in there:
                 continue
             setattr(found, name, kind.load(where, device))
-            found.names[name] = ALIGN if wanted == "auto" else _lasting(where)
+            found.names[name] = ALIGN if where == str(own) else _lasting(where)
         return found
 
     def about(self) -> dict[str, Any]:
@@ -102,6 +108,9 @@ class ConditionEncoders:
             return [{} for _ in said]
         texts = sorted({caption for one in said for caption in one.captions}, key=lambda t: (len(t), t))
         of = dict(zip(texts, self._rows(self.text, texts), strict=True))
+        long = {text for text in texts if self.text.cut_off(text)}
+        self.read += sum(len(one.captions) for one in said)
+        self.cut += sum(caption in long for one in said for caption in one.captions)
         return [_text_members([of[caption] for caption in one.captions]) for one in said]
 
     def _audio(self, said: list[Said]) -> list[dict[str, bytes]]:
@@ -115,6 +124,13 @@ class ConditionEncoders:
         for at in range(0, len(given), self.cfg.batch_size):
             found += _unmasked(encoder(given[at : at + self.cfg.batch_size]))
         return found
+
+
+def _own_or_large(name: str, own: Path | None, size: int) -> str:
+    """The run's own encoder; without one, of captions of large pictures, OpenAI's CLIP."""
+    if own is not None and own.is_dir():
+        return str(own)
+    return LARGE_TEXT if name == "text" and own is None and size >= LARGE else "none"
 
 
 def _lasting(where: str) -> str:

@@ -32,10 +32,12 @@ from stages.codes import latents as latent_sums
 from stages.codes.config import CodesConfig, ConditionsConfig
 from stages.codes.encode_conditions import ConditionEncoders
 from stages.codes.views import Read, ReadAll, SampleReader
+from stages.conditioning.said import CAPTION_MEMBERS
 from stages.images import picture_to_tensor
 from stages.vqvae.model import Autoencoder
 
-COPIED = ("cls", "txt", "json")
+COPIED = ("cls", *CAPTION_MEMBERS, "json")
+NEVER_SAID = "no sample has any %s that can be read: no prior will listen to it"
 MANY = 1000
 """Samples from which on starting worker processes pays."""
 SETTINGS = "extraction.json"
@@ -116,6 +118,7 @@ class Extractor:
         """The output samples of a shard; its sums and counts are written before its tar appears."""
         total: latent_sums.Sums | None = None
         read, done, longest = self._read(shard, rejects), 0, 0
+        said = {"text": 0, "audio": 0}
         while chunk := list(islice(read, max(1, self.at_once // self.cfg.variants))):
             codes, befores, chunk_sums = self.encode(np.concatenate([one.views for one in chunk]))
             total = latent_sums.add(total, chunk_sums) if chunk_sums else total
@@ -125,6 +128,8 @@ class Extractor:
                 span = slice(i * self.cfg.variants, (i + 1) * self.cfg.variants)
                 longest = max(longest, longest_text(told[i]))
                 yield self._coded(one.sample, [c[span] for c in codes], [b[span] for b in befores], more[i])
+            said["text"] += sum(bool(one.said.captions) for one in chunk)
+            said["audio"] += sum(one.said.sound is not None for one in chunk)
             done += len(chunk)
             report(done)
         if total is not None:
@@ -132,7 +137,7 @@ class Extractor:
             write_json(self.sums_path(shard.name), total)
         if self.said:
             self.counts_path(shard.name).parent.mkdir(exist_ok=True)
-            write_json(self.counts_path(shard.name), {"text_tokens": longest})
+            write_json(self.counts_path(shard.name), {"text_tokens": longest, "said": said})
 
     def _read(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[Read]:
         for one in self.read_all(read_samples(shard)):
@@ -166,7 +171,7 @@ class Extractor:
         return [{"picture.vector.npy": vector} for vector in vectors]
 
     def counts_path(self, name: str) -> Path:
-        """Where the longest text of one shard is noted."""
+        """Where the longest text of one shard is noted, and how many samples say something."""
         return self.out / "conditions" / f"{name}.json"
 
     def encode(
@@ -315,9 +320,13 @@ def _about(extractor: Extractor, source: ShardSet, written: list[Shard]) -> dict
 def _conditions(extractor: Extractor, source: ShardSet, written: list[Shard]) -> dict[str, Any]:
     """What a prior can listen to besides the class: encoders and their widths, kinds of source pictures."""
     found: dict[str, Any] = {name: dict(about) for name, about in extractor.said.items()}
+    counts = [read_json(extractor.counts_path(s.name)) for s in written if s.samples]
+    for name in {"text", "audio"} & set(found):
+        if counts and not any(one.get("said", {name: 1})[name] for one in counts):  # tars made by others: who knows
+            log.warning(NEVER_SAID, name)
+            del found[name]
     if "text" in found:
-        counts = [read_json(extractor.counts_path(s.name)).get("text_tokens", 0) for s in written if s.samples]
-        found["text"]["tokens"] = max(counts, default=0)
+        found["text"]["tokens"] = max((one.get("text_tokens", 0) for one in counts), default=0)
     kinds = [*extractor.cfg.conditions.image, *(["source"] if _has_pairs(extractor, source, written) else [])]
     return found | ({"image": {"kinds": kinds}} if kinds else {})
 

@@ -13,7 +13,7 @@ from pipeline.hub import check_model
 from pipeline.progress import Progress
 from pipeline.shard_index import ShardSet
 from pipeline.stage import Stage
-from stages.codes.config import SEEN, CodesConfig
+from stages.codes.config import LARGE, LARGE_TEXT, SEEN, CodesConfig
 
 PASSED_OVER = (
     "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "
@@ -41,11 +41,13 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     modalities = source.info.get("modalities", ["text", "audio", "source"])  # of shards made by others: whatever comes
     flips = "text" not in modalities if cfg.flips == "auto" else bool(cfg.flips)
     device = next(model.parameters()).device
-    encoders = ConditionEncoders.load(cfg.conditions, modalities, inputs.get("align"), device)
+    encoders = ConditionEncoders.load(cfg.conditions, modalities, inputs.get("align"), device, about["image_size"])
     extractor = Extractor(model, about["image_size"], cfg, flips, out, fingerprint(inputs["vqvae"]), encoders)
     total = sum(shard.samples for shard in own_shards(source, rank, world))
     with Progress(total, title="codes", items_per_step=1, shown=rank == 0) as bar:
         extract(extractor, source, rank=rank, world=world, report=bar.update)
+    if encoders.cut:
+        log.warning("%d of %d captions are longer than their encoder takes, and cut", encoders.cut, encoders.read)
     if rank:
         return {}
     results = _results(out)
@@ -117,6 +119,23 @@ def check(cfg: CodesConfig, recipe: Recipe) -> None:
             check_model(f"codes.conditions.{name}", where)
 
 
+def check_data(cfg: CodesConfig, recipe: Recipe, shards: Path) -> None:
+    """What is asked of captions and sounds against what the shards hold.
+
+    Raises:
+        ValueError: an encoder is named for what is not there, or the one that large pictures' captions take is missing.
+    """
+    from pipeline.shard_index import open_shards
+
+    info = open_shards(shards).info
+    if "modalities" not in info:  # shards made by others
+        return
+    cfg.conditions.refuse_absent(info["modalities"])
+    said = "text" in info["modalities"] and cfg.conditions.text == "auto" and not recipe.has("align")
+    if said and info.get("image_size", 0) >= LARGE:
+        check_model(f"from {LARGE} px on captions are read by codes.conditions.text", LARGE_TEXT)
+
+
 STAGE = Stage(
     name="codes",
     config=CodesConfig,
@@ -125,4 +144,5 @@ STAGE = Stage(
     run=run,
     distributed=True,
     check=check,
+    check_data=check_data,
 )

@@ -18,6 +18,7 @@ from itertools import islice
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.randomness import numpy_rng
@@ -28,6 +29,8 @@ from stages.images import MARGIN, cut, fit_short_side
 
 PAIR = "source.png"
 AT_ONCE = 16
+SAME_SHAPE = 0.02
+"""Two shapes are one whose proportions differ by less."""
 Views = UInt8[np.ndarray, "v 3 s s"]
 ReadAll = Callable[[Iterable[Sample]], Iterator["Read"]]
 
@@ -68,7 +71,7 @@ class SampleReader:
             picture = self.picture(sample, image_member(sample.members))
             sources = {kind: self.cut(sample, source_picture(picture, kind)) for kind in self.kinds}
             if PAIR in sample.members:
-                sources["source"] = self.cut(sample, self.picture(sample, PAIR))
+                sources["source"] = self.cut(sample, self.source_of(sample, picture))
             return Read(sample, self.cut(sample, picture), sources, say(sample, self.modalities))
         except DataError as error:
             return Read(sample, error=str(error))
@@ -78,6 +81,14 @@ class SampleReader:
         if member is None:
             raise DataError(f"sample '{sample.key}' has no picture (jpg, png or webp).")
         return fit_short_side(decode_image(sample.members[member], min_side=round(self.side * MARGIN)), self.side)
+
+    def source_of(self, sample: Sample, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "_h _w 3"]:
+        """The source of a pair, at the size of its picture where both have one shape: they are cut alike."""
+        own = self.picture(sample, PAIR)
+        height, width = picture.shape[:2]
+        if abs(own.shape[1] * height / (own.shape[0] * width) - 1) > SAME_SHAPE or own.shape == picture.shape:
+            return own
+        return np.asarray(Image.fromarray(own).resize((width, height), Image.Resampling.LANCZOS))
 
     def cut(self, sample: Sample, picture: UInt8[np.ndarray, "h w 3"]) -> Views:
         """The views of a picture; where they lie depends on the sample's key alone."""

@@ -9,15 +9,22 @@ from pipeline.errors import DataError
 from pipeline.samples import SOUND_MEMBERS, Sample, decode_sound, record_of
 from stages.conditioning.sounds import Sound
 
+CAPTION_MEMBERS = ("txt", "text", "caption")
+
 
 def captions_of(sample: Sample) -> list[str]:
-    """Every caption of a sample, the one in `.txt` first; empty where it has none.
+    """Every caption of a sample; empty where it has none.
+
+    First the one in `.txt` (of tars made by others `.text` or `.caption`), then those of its JSON under `captions` or
+    `caption`.
 
     Raises:
         UnicodeDecodeError: a caption is not UTF-8; the reader counts the sample as unreadable.
     """
-    first = [sample.members["txt"].decode("utf-8")] if "txt" in sample.members else []
-    more = record_of(sample).get("captions")
+    member = next((name for name in CAPTION_MEMBERS if name in sample.members), None)
+    first = [] if member is None else [sample.members[member].decode("utf-8-sig")]
+    record = record_of(sample)
+    more = record.get("captions", record.get("caption"))
     texts = [*first, *(text for text in (more if isinstance(more, list) else [more]) if isinstance(text, str))]
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 

@@ -147,7 +147,8 @@ def headline_of(results: dict[str, Any]) -> str:
         if mode == "text" and obeyed:
             parts.append(f"text obeyed {sum(obeyed.values()) / len(obeyed):.2f}")
         elif "edge_f1" in found:
-            name, unit = ("luma_psnr", " dB of light") if mode == "grey" else ("edge_f1", " of the edges")
+            edges = " of the true picture's edges" if mode == "source" else " of the edges"
+            name, unit = ("luma_psnr", " dB of light") if mode == "grey" else ("edge_f1", edges)
             parts.append(f"{mode} keeps {found[name]:.{1 if mode == 'grey' else 2}f}{unit}")
         elif mode != "class" and "class" in obeyed:  # a sound need not tell every attribute of the picture
             parts.append(f"class by {mode} {obeyed['class']:.2f}")

@@ -34,7 +34,7 @@ class PriorConfig:
     """Autoregressive: one row in so many learns the codes of all levels, the others the coarsest alone, which
     cost little and decide what is painted; 0 takes as many as there are levels."""
     conditions: tuple[str, ...] = field(default=("auto",), metadata={"before": ["class"]})
-    """What the prior listens to: class, text, audio, image, picture; `auto` takes all that the codes hold."""
+    """What the prior listens to: class, text, audio, image, vector, picture; `auto` takes all that the codes hold."""
     attend: tuple[str, ...] = ("auto",)
     """The conditions that are read token by token; `auto` is all of them, [] none. The others are heard as one vector
     (and a source picture as what it shows at each place): cheaper, and blind to which word belongs to which."""

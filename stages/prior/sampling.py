@@ -89,8 +89,8 @@ class Guidance:
         A dict names weights for conditions that may come; those it does not name have weight 1.
         """
         if isinstance(settings.guidance, dict):
-            chosen = [{name} for name in sorted(conditions)]
-            weights = tuple(settings.weight_of(name) for name in sorted(conditions))
+            chosen = _asked_together(conditions, settings)
+            weights = tuple(settings.weight_of(min(names)) for names in chosen)
             away = [name for name in sorted(set(negative or {}) - set(conditions)) if name in settings.guidance]
             chosen += [set() for _ in away]  # what is moved away from beside other conditions: to nothing said
             weights += tuple(settings.guidance[name] for name in away)
@@ -137,6 +137,14 @@ class Guidance:
             for weight, one in zip(ramped, guided, strict=True):
                 result = result + self.foretold * max(0.0, weight - 1) * (one - without)
         return result
+
+
+def _asked_together(conditions: Conditions, settings: SampleSettings) -> list[set[str]]:
+    """The conditions of each term: one of its own for each, but one for all that a source says, unless it is named."""
+    assert isinstance(settings.guidance, dict)
+    if not {"image", "vector"} <= set(conditions) or "vector" in settings.guidance:
+        return [{name} for name in sorted(conditions)]
+    return [{name, "vector"} if name == "image" else {name} for name in sorted(set(conditions) - {"vector"})]
 
 
 def _sample_masked(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.backend import Backend
+from pipeline.config import folders_of
 from pipeline.errors import ConfigError, MissingInputError
 from pipeline.randomness import seed_of
 from pipeline.schema import plain
@@ -49,7 +50,8 @@ def train_prior(
     if is_alone(PICTURE, prior.arguments["conditions"], prior.arguments["shared"]):
         log.warning(LONE_PICTURE)
     heard = {name: about for name, about in codes.conditions.items() if name in listened(prior)}
-    live = encoders_of(heard, [align] if align else [], backend.device, only_live=True)
+    lent = folders_of(codes_folder.resolve().parent, "align")
+    live = encoders_of(heard, [*([align] if align else []), *lent], backend.device, only_live=True)
     told = ConditionDecode(heard, tuple(codes.grids), live.get("audio")) if heard else None
     decode = CodesDecode(len(codes.grids), any_view=True, told=told)
     batches = open_batches(

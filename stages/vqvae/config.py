@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pipeline.hub import at_home
 from pipeline.tracking import TrackingConfig
 from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, OptimizerConfig, identity
 from stages.vqvae.settings import KINDS, CodebookSettings, LossSettings
@@ -79,6 +80,7 @@ class VQVAEConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        at_home(self, "perceptual")
         if self.bottleneck not in KINDS:
             raise ValueError(f"bottleneck is one of {', '.join(KINDS)}; got '{self.bottleneck}'.")
         powers = all(f >= 2 and f & (f - 1) == 0 for f in self.levels)

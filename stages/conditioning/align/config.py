@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.hub import at_home
 from pipeline.tracking import TrackingConfig
 from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, OptimizerConfig, identity
 
@@ -27,7 +28,8 @@ class AlignConfig:
     """Encoders of text, pictures and sounds that put what belongs together side by side (CLIP; Radford et al. 2021)."""
 
     pretrained: str = ""
-    """A CLIP of `transformers` (folder or hub id) to keep as it is; only sounds are then aligned, to its pictures."""
+    """A CLIP of `transformers` (folder or hub id) to keep as it is; only sounds are then aligned, to its
+    pictures and captions."""
     embedding: int = 128
     """Width of the shared space; that of `pretrained` where one is given."""
     text: TowerConfig = field(default_factory=TowerConfig)
@@ -79,6 +81,7 @@ class AlignConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        at_home(self, "pretrained")
         self.backend.check(self.optimizer)
         if self.vocabulary < 600:
             raise ValueError(f"vocabulary must be at least 600 (bytes, their word ends, marks); got {self.vocabulary}.")

@@ -43,20 +43,19 @@ class Bank:
 def contrastive_loss(bank: Bank, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Mean over the pairs of modalities of the cross-entropy both ways; and it per pair.
 
-    A row counts where it has both; identical captions are no negatives of one another. A row's caption made wrong
-    (`SWAPPED`) is one more negative of its picture alone.
+    A row counts where it has both. Rows with the same caption are no negatives of one another, pictures and sounds
+    neither: where captions are labels, they are of one kind. A row's caption made wrong (`SWAPPED`) is one more
+    negative of its picture alone.
     """
-    same = (bank.caption[:, None] == bank.caption[None, :]) & ~torch.eye(
-        len(bank.caption), dtype=torch.bool, device=bank.caption.device
-    )
+    said = bank.present.get("text", torch.zeros_like(bank.caption, dtype=torch.bool))
+    itself = torch.eye(len(said), dtype=torch.bool, device=said.device)
+    same = (bank.caption[:, None] == bank.caption[None, :]) & (said[:, None] & said[None, :]) & ~itself
     losses: dict[str, Tensor] = {}
     for a, b in itertools.combinations(sorted(set(bank.vectors) - {SWAPPED}), 2):
         both = bank.present[a] & bank.present[b]
         logits = scale * bank.vectors[a] @ bank.vectors[b].T
-        hidden = ~both[None, :] | ~both[:, None]
-        if "text" in (a, b):
-            hidden = hidden | same
-        logits = logits.masked_fill(hidden & ~torch.eye(len(both), dtype=torch.bool, device=both.device), -1e4)
+        hidden = ~both[None, :] | ~both[:, None] | same
+        logits = logits.masked_fill(hidden & ~itself, -1e4)
         places = torch.arange(len(both), device=both.device)
         weight = both.to(logits.dtype) / both.sum().clamp(min=1)
         forth = F.cross_entropy(_with_swapped(logits, bank, scale, (a, b)), places, reduction="none")
