@@ -25,19 +25,16 @@ from torch import Tensor, nn
 from stages.conditioning.condition import Conditions
 from stages.conditioning.mixer import IMAGE, ConditionMixer
 from stages.conditioning.source_codes import SourceCodes
-from stages.prior.code_table import CodeEmbedding, CodeHead, CodeTable, Looks
+from stages.prior.code_table import CodeTable, Looks
 from stages.prior.depth_head import DepthHead
 from stages.prior.fold import folds_of
 from stages.prior.foretelling import Foretelling
+from stages.prior.level_parts import EMBEDDING_STD, all_cells, embedding, make_head, make_unfold, of_codes
 from stages.prior.transformer import Cache, Context, Guide, Transformer, rotary_table
 from stages.prior.window import WindowPlan
 
 KINDS = ("masked", "autoregressive")
 Codes = list[Tensor]
-EMBEDDING_STD = 0.2  # of the size of what the first layers add: a tenth of it learned half as fast
-
-
-HEAD_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -133,16 +130,16 @@ class Prior(nn.Module):
         self.looks = nn.ModuleList(Looks(*one) for one in widths)
         looks: list[Any] = list(self.looks) or [None] * len(self.grids)
         levels = list(zip(self.codebook_sizes, looks, self.folds, strict=True))
-        self.embeddings = nn.ModuleList(_of_codes(size, one.part_width(width), look) for size, look, one in levels)
-        self.above = nn.ModuleList(_of_codes(size, width, look) for size, look, _ in levels[:-1])
-        self.level_embedding = _embedding(len(self.grids), width)
-        self.row_embeddings = nn.ModuleList(_embedding(one.tokens[0], width) for one in self.folds)
-        self.column_embeddings = nn.ModuleList(_embedding(one.tokens[1], width) for one in self.folds)
-        self.unfold = nn.ModuleList(_unfold(self.kind, width, one.slots, size, look) for size, look, one in levels)
-        self.heads = nn.ModuleList(_head(width, size, look) for size, look, _ in levels)
+        self.embeddings = nn.ModuleList(of_codes(size, one.part_width(width), look) for size, look, one in levels)
+        self.above = nn.ModuleList(of_codes(size, width, look) for size, look, _ in levels[:-1])
+        self.level_embedding = embedding(len(self.grids), width)
+        self.row_embeddings = nn.ModuleList(embedding(one.tokens[0], width) for one in self.folds)
+        self.column_embeddings = nn.ModuleList(embedding(one.tokens[1], width) for one in self.folds)
+        self.unfold = nn.ModuleList(make_unfold(self.kind, width, one.slots, size, look) for size, look, one in levels)
+        self.heads = nn.ModuleList(make_head(width, size, look) for size, look, _ in levels)
         self.foretelling = None
         if foretells:
-            head = _head(width, self.codebook_sizes[0], looks[0])
+            head = make_head(width, self.codebook_sizes[0], looks[0])
             self.foretelling = Foretelling(width, [one.tokens for one in self.folds], head)
 
     @torch.no_grad()
@@ -332,52 +329,16 @@ class Prior(nn.Module):
         places = [one.tokens for one in self.folds]
         self.first = [sum(h * w for h, w in places[:level]) for level in range(len(places))]
         finest = torch.tensor(self.grids[-1])
-        positions = [(_cells(h, w) + 0.5) * finest / torch.tensor([h, w]) for h, w in places]
+        positions = [(all_cells(h, w) + 0.5) * finest / torch.tensor([h, w]) for h, w in places]
         self.register_buffer("rotary", rotary_table(torch.cat(positions), head_width), persistent=False)
         for level, one in enumerate(self.folds):
             self.register_buffer(f"codes{level}", one.places(), persistent=False)
         for level in range(1, len(self.grids)):
             (h, w), (above_h, above_w) = places[level], self.grids[level - 1]
-            cells = _cells(h, w) // torch.tensor([h // above_h, w // above_w])
+            cells = all_cells(h, w) // torch.tensor([h // above_h, w // above_w])
             self.register_buffer(f"parents{level}", cells[:, 0] * above_w + cells[:, 1], persistent=False)
 
     rotary: Tensor
-
-
-def _cells(h: int, w: int) -> Int[Tensor, "n 2"]:
-    return torch.cartesian_prod(torch.arange(h), torch.arange(w)).view(-1, 2)
-
-
-def _of_codes(size: int, width: int, looks: Looks | None) -> nn.Module:
-    """Codes to vectors; the last row stands for a hidden code."""
-    if looks is not None:
-        return CodeEmbedding(width, looks, std=EMBEDDING_STD)
-    return _embedding(size + 1, width)
-
-
-def _embedding(rows: int, width: int) -> nn.Embedding:
-    table = nn.Embedding(rows, width)
-    nn.init.normal_(table.weight, std=EMBEDDING_STD)
-    return table
-
-
-def _head(width: int, size: int, looks: Looks | None) -> nn.Module:
-    if looks is not None:
-        return CodeHead(width, looks, std=HEAD_STD)
-    head = nn.Linear(width, size)
-    nn.init.normal_(head.weight, std=HEAD_STD)
-    return head
-
-
-def _unfold(kind: str, width: int, slots: int, size: int, looks: Looks | None) -> nn.Module:
-    """From a token to a vector per code of it."""
-    if slots == 1:
-        return nn.Identity()
-    if kind == "autoregressive":
-        return DepthHead(width, slots, _of_codes(size, width // slots, looks))
-    layer = nn.Linear(width, slots * width)
-    nn.init.normal_(layer.weight, std=width**-0.5)
-    return layer
 
 
 def _check(kind: str, grids: Sequence[Sequence[int]], codebook_sizes: Sequence[int], window: int) -> None:
