@@ -15,13 +15,19 @@ from PIL import Image
 from data_prep.config import ShardsConfig
 from data_prep.rejects import RejectedError
 from pipeline.errors import DataError
-from pipeline.samples import STORED_FORMATS, ImageHeader, TooManyPixelsError, decode_image, read_header
+from pipeline.samples import (
+    STORED_FORMATS,
+    ImageHeader,
+    TooManyPixelsError,
+    decode_image,
+    is_one_shape,
+    read_header,
+)
 
 SOURCE_FORMATS = (*STORED_FORMATS, "BMP", "GIF")
 _EXTENSION = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _READ = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 _UNREAD = (b"II*\0", b"MM\0*", b"8BPS", b"%!PS", b"\0\0\0\x0cjP", b"\xff\x0a")
-_SAME_SHAPE = 0.02
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,7 @@ def stored_pair(payload: bytes, cfg: ShardsConfig, target: StoredImage) -> bytes
     """A condition picture as PNG: the target's very size where the two have one shape, else its own short side."""
     header_of(payload)
     pixels = pixels_of(payload, cfg.stored_side)
-    height, width = pixels.shape[:2]
-    if abs(width * target.height / (height * target.width) - 1) <= _SAME_SHAPE:
+    if is_one_shape(pixels.shape, (target.height, target.width)):
         return encode_image(_resized(pixels, target.width, target.height), "png", cfg.quality)
     return encode_image(scaled(pixels, cfg.stored_side), "png", cfg.quality)
 

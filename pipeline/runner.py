@@ -94,7 +94,16 @@ def plan_run(recipe: Recipe, stages: Sequence[Stage], options: RunOptions) -> li
             refuse_changed(job)
         planned.append(one)
     _refuse_missing(planned)
+    coming = {one.job.out for one in planned if one.state != "finished"}
+    _refuse_data(recipe, [one for one in planned if one.job.inputs.get("shards") not in coming])
     return planned
+
+
+def _refuse_data(recipe: Recipe, planned: list[Planned]) -> None:
+    """What stages that are still to come ask of shards that are finished."""
+    for one in planned:
+        if one.state != "finished":
+            refuse_data(one.job, recipe)
 
 
 def make_job(recipe: Recipe, stages: Iterable[Stage], instance: str, cfg: Any, runs: Path) -> Job:
@@ -205,11 +214,11 @@ def run_recipe(
         if one.state == "again" and one.job.out.exists():
             say(f"{one.job.instance}: the old folder is kept as {_move_aside(one.job.out)}")
     recipe_file = write_recipe(recipe, run_dir)
-    outcomes: list[Outcome] = []
+    outcomes = []
     for one in planned:
-        for coming in planned[len(outcomes) :]:
-            refuse_data(coming.job, recipe)
         outcomes.append(_run_one(one, run_dir, recipe_file, launch, say))
+        if one.state != "finished":
+            _refuse_data(recipe, [other for other in planned if other.job.inputs.get("shards") == one.job.out])
     return outcomes
 
 

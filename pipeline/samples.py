@@ -12,7 +12,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +28,9 @@ except ImportError:  # optional: the extra `fast`; Pillow decodes the same pixel
 
 IMAGE_MEMBERS = ("jpg", "png", "webp")
 SOUND_MEMBERS = ("flac", "wav")
+CAPTION_MEMBERS = ("txt", "text", "caption")
+"""Ours are the first; tars made by others have any."""
+SAME_SHAPE = 0.02
 EXECUTABLE_MEMBERS = frozenset({"pkl", "pickle", "pyd", "pth", "pt", "ckpt", "joblib", "dill"})
 """Members other readers unpickle, which runs whatever code they hold; refused wherever they turn up."""
 STORED_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -87,6 +90,11 @@ def record_of(sample: Sample) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
     return record if isinstance(record, dict) else {}
+
+
+def is_one_shape(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two pictures (height, width) differ in size alone."""
+    return abs(one[1] * other[0] / (one[0] * other[1]) - 1) <= SAME_SHAPE
 
 
 def last_part(extension: str) -> str:

@@ -89,9 +89,9 @@ class Job:
 
 
 def refuse_data(job: Job, recipe: Recipe) -> None:
-    """ConfigError where a stage that is still to come asks for what finished shards do not hold."""
+    """ConfigError where a stage asks for what its finished shards do not hold."""
     shards, ask = job.inputs.get("shards"), job.stage.check_data
-    if ask is None or job.finished or shards is None or not artifacts.is_finished(shards):
+    if ask is None or shards is None or not artifacts.is_finished(shards):
         return
     try:
         ask(job.cfg, recipe, shards)

@@ -16,11 +16,10 @@ from data_prep.file_members import FileMembers
 from data_prep.items import Item, Listing, Place, number_labels
 from data_prep.sources.beside import PAIRS, SOUNDS
 from pipeline.errors import DataError
-from pipeline.samples import IMAGE_MEMBERS
+from pipeline.samples import CAPTION_MEMBERS, IMAGE_MEMBERS
 from pipeline.shard_index import DATASET, ShardIndex, scan_tar, split_of
 
 _IMAGES = (*IMAGE_MEMBERS, "jpeg", "bmp", "gif")
-_TEXTS = ("txt", "text", "caption")
 
 
 def find_tars(root: Path) -> list[Path]:
@@ -73,7 +72,7 @@ def _item(tar: str, name: str, key: str, members: Mapping[str, tuple[int, int]])
         return None if found is None else Place(tar, found[1], found[0])
 
     return Item(
-        f"{name}:{key}", split_of(name), image=place(_IMAGES), text=place(_TEXTS), audio=place(SOUNDS),
+        f"{name}:{key}", split_of(name), image=place(_IMAGES), text=place(CAPTION_MEMBERS), audio=place(SOUNDS),
         pair=place(PAIRS), record=place(("json",)),
     )  # fmt: skip
 

@@ -25,14 +25,13 @@ from torch import Tensor
 from pipeline.artifacts import read_json, write_json
 from pipeline.atomic_file import TEMPORARY
 from pipeline.errors import ConfigError, DataError, out_of_memory
-from pipeline.samples import Sample, decode_npy, encode_npy
+from pipeline.samples import CAPTION_MEMBERS, Sample, decode_npy, encode_npy
 from pipeline.shard_files import read_samples
 from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
 from stages.codes import latents as latent_sums
 from stages.codes.config import CodesConfig, ConditionsConfig
 from stages.codes.encode_conditions import ConditionEncoders
 from stages.codes.views import Read, ReadAll, SampleReader
-from stages.conditioning.said import CAPTION_MEMBERS
 from stages.images import picture_to_tensor
 from stages.vqvae.model import Autoencoder
 

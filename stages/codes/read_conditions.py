@@ -133,16 +133,16 @@ def encoders_of(about: About, align: Iterable[Path], device: torch.device, *, on
         one = about[name]
         places = [folder / "model" / ALIGNED[name] for folder in align] if one["encoder"] == "align" else [None]
         there = [place or one["encoder"] for place in places if place is None or place.is_dir()]
-        loaded = [KINDS[name].load(place, device) for place in there]
-        right = [encoder for encoder in loaded if encoder.fingerprint() == one["fingerprint"]]
-        if not right:
-            what = "another model than" if loaded else "not where the run expects"
+        loaded = (KINDS[name].load(place, device) for place in there)
+        right = next((encoder for encoder in loaded if encoder.fingerprint() == one["fingerprint"]), None)
+        if right is None:
+            what = "another model than" if there else "not where the run expects"
             raise ConfigError(
                 f"the {name} encoder '{one['encoder']}' is {what} the one these codes were made with "
                 f"({one['fingerprint'][:12]}).\nPut that one back (use: {{align: DIR}} names another run's), or make "
                 "the codes again with --redo codes."
             )
-        found[name] = right[0]
+        found[name] = right
     return found
 
 

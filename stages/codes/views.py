@@ -22,15 +22,13 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.randomness import numpy_rng
-from pipeline.samples import Sample, decode_image, image_member
+from pipeline.samples import Sample, decode_image, image_member, is_one_shape
 from stages.conditioning.said import Said, say
 from stages.conditioning.sources import source_picture
 from stages.images import MARGIN, cut, fit_short_side
 
 PAIR = "source.png"
 AT_ONCE = 16
-SAME_SHAPE = 0.02
-"""Two shapes are one whose proportions differ by less."""
 Views = UInt8[np.ndarray, "v 3 s s"]
 ReadAll = Callable[[Iterable[Sample]], Iterator["Read"]]
 
@@ -86,7 +84,7 @@ class SampleReader:
         """The source of a pair, at the size of its picture where both have one shape: they are cut alike."""
         own = self.picture(sample, PAIR)
         height, width = picture.shape[:2]
-        if abs(own.shape[1] * height / (own.shape[0] * width) - 1) > SAME_SHAPE or own.shape == picture.shape:
+        if own.shape == picture.shape or not is_one_shape(own.shape, picture.shape):
             return own
         return np.asarray(Image.fromarray(own).resize((width, height), Image.Resampling.LANCZOS))
 

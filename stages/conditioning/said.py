@@ -6,10 +6,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from pipeline.errors import DataError
-from pipeline.samples import SOUND_MEMBERS, Sample, decode_sound, record_of
+from pipeline.samples import CAPTION_MEMBERS, SOUND_MEMBERS, Sample, decode_sound, record_of
 from stages.conditioning.sounds import Sound
-
-CAPTION_MEMBERS = ("txt", "text", "caption")
 
 
 def captions_of(sample: Sample) -> list[str]:

@@ -22,9 +22,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stages.prior.level_parts import EMBEDDING_STD
+
 SIDE = 8
 CHANNELS = 64
-EMBEDDING_STD = 0.2
 
 
 class Projection(nn.Module):

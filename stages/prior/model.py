@@ -110,19 +110,20 @@ class Prior(nn.Module):
         self.grids = [(int(h), int(w)) for h, w in grids]
         self.folds = folds_of(self.grids, fold=fold)
         self.codebook_sizes = list(codebook_sizes)
-        source = None
-        if IMAGE in conditions:
-            parts = [one.part_width(width) for one in self.folds]
-            source = SourceCodes(self.grids, codebook_sizes, parts, width, with_tokens=IMAGE in attend)
         self.mixer = ConditionMixer(
-            width, conditions, attend=attend, source=source, layers=condition_layers, heads=heads, shared=shared
-        )
+            width, conditions, attend=attend, source=self._source(width, attend) if IMAGE in conditions else None,
+            layers=condition_layers, heads=heads, shared=shared,
+        )  # fmt: skip
         self.trunk = Transformer(width, depth, heads, dropout=dropout, cross_every=attend_every if attend else 0)
         self._make_levels(width, code_widths, foretells=foretells and bool(conditions))
         self.by_adam = ("heads", *(["foretelling.head"] if self.foretelling is not None else []))
         """What Muon leaves to AdamW: a row of a head belongs to one code."""
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
+
+    def _source(self, width: int, attend: Sequence[str]) -> SourceCodes:
+        parts = [one.part_width(width) for one in self.folds]
+        return SourceCodes(self.grids, self.codebook_sizes, parts, width, with_tokens=IMAGE in attend)
 
     def _make_levels(self, width: int, code_widths: Sequence[int], *, foretells: bool) -> None:
         """Tables, places and heads of every level."""

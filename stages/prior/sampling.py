@@ -7,6 +7,7 @@ Shapes: b images, n codes of one level, k codebook rows, g guided copies of the 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,7 +73,7 @@ class Guidance:
     guide: Guide
     weights: tuple[float, ...]
     rows: int
-    foretold: float = 0.0
+    share: float = 0.0
     """How much of each weight above 1 goes to what the conditions alone foretell too."""
 
     @classmethod
@@ -89,8 +90,8 @@ class Guidance:
         A dict names weights for conditions that may come; those it does not name have weight 1.
         """
         if isinstance(settings.guidance, dict):
-            chosen = _asked_together(conditions, settings)
-            weights = tuple(settings.weight_of(min(names)) for names in chosen)
+            terms = _terms(conditions, settings.guidance)
+            chosen, weights = list(terms.values()), tuple(map(settings.weight_of, terms))
             away = [name for name in sorted(set(negative or {}) - set(conditions)) if name in settings.guidance]
             chosen += [set() for _ in away]  # what is moved away from beside other conditions: to nothing said
             weights += tuple(settings.guidance[name] for name in away)
@@ -112,6 +113,10 @@ class Guidance:
             kept[name] = torch.tensor(keep, device=device).repeat_interleave(rows) & copies[name].present()
         return cls(prior.guide(copies, kept, rows * (1 + len(chosen))), weights, rows, settings.foretold)
 
+    def foretold(self, prior: Prior, level: int, cells: Any = slice(None)) -> Float[Tensor, "gb ... k"] | None:
+        """What the conditions alone say of codes, where that is to be guided too."""
+        return prior.foretold(self.guide, cells) if self.share and level == 0 else None
+
     def spread(self, codes: Codes) -> Codes:
         """The same codes in every copy."""
         return [repeat(c, "b n -> (g b) n", g=1 + len(self.weights)) for c in codes]
@@ -132,19 +137,19 @@ class Guidance:
         ramped = [1 + (weight - 1) * strength if weight > 1 else weight for weight in self.weights]
         for weight, one in zip(ramped, guided, strict=True):
             result = result + weight * (one - without)
-        if foretold is not None and self.foretold:
+        if foretold is not None:
             without, *guided = torch.split(foretold, self.rows)
             for weight, one in zip(ramped, guided, strict=True):
-                result = result + self.foretold * max(0.0, weight - 1) * (one - without)
+                result = result + self.share * max(0.0, weight - 1) * (one - without)
         return result
 
 
-def _asked_together(conditions: Conditions, settings: SampleSettings) -> list[set[str]]:
-    """The conditions of each term: one of its own for each, but one for all that a source says, unless it is named."""
-    assert isinstance(settings.guidance, dict)
-    if not {"image", "vector"} <= set(conditions) or "vector" in settings.guidance:
-        return [{name} for name in sorted(conditions)]
-    return [{name, "vector"} if name == "image" else {name} for name in sorted(set(conditions) - {"vector"})]
+def _terms(conditions: Conditions, named: Collection[str]) -> dict[str, set[str]]:
+    """A term for each condition, with what it says; a source's vector is in the term of its codes, unless named."""
+    terms = {name: {name} for name in sorted(conditions)}
+    if "image" in terms and "vector" not in named:
+        terms["image"] |= terms.pop("vector", set())
+    return terms
 
 
 def _sample_masked(
@@ -183,7 +188,7 @@ def _fill_halton(
     order = halton_order(*prior.grids[turn.level])[turn.known : turn.count]
     cells = torch.tensor(order, device=seeds.device)
     logits = prior.hidden_logits(guidance.spread(codes), guidance.guide, cells)
-    foretold = None if turn.level else prior.foretold(guidance.guide, cells)
+    foretold = guidance.foretold(prior, turn.level, cells)
     drawn, _ = draw(guidance.combine(logits, turn.strength, foretold), seeds, settings, turn)
     return codes[-1].index_copy(1, cells, drawn)
 
@@ -194,7 +199,7 @@ def _fill_confident(
     """Draw every hidden code and keep those the prior is surest of, with noise that fades (MaskGIT, section 3.3)."""
     current, size = codes[-1], prior.codebook_sizes[turn.level]
     said = prior.hidden_logits(guidance.spread(codes), guidance.guide)
-    logits = guidance.combine(said, turn.strength, None if turn.level else prior.foretold(guidance.guide))
+    logits = guidance.combine(said, turn.strength, guidance.foretold(prior, turn.level))
     drawn, confidence = draw(logits, seeds, settings, turn)
     hidden = current == size
     fade = settings.confidence_noise * (1 - turn.count / current.shape[1])
@@ -215,7 +220,7 @@ def _sample_causal(
             said = prior.next_token(guidance.spread(codes), level, token, guidance.guide, caches)
             for slot, index in enumerate(places):
                 known = guidance.spread([codes[level][:, places[:slot]]])[0][:, None]
-                foretold = None if level else prior.foretold(guidance.guide, index)
+                foretold = guidance.foretold(prior, level, index)
                 logits = guidance.combine(
                     prior.next_logits(said, level, known, guidance.guide, token), foretold=foretold
                 )
