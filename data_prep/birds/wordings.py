@@ -122,6 +122,8 @@ TWO_ENGLISH = (
     "a {right_body} [bird|{species}] to the right of a {left_body} [bird|{species}|one][| {background}]",
     "[there is|we see] a {right_body} [bird|{species}][| and], to the left of it, a {left_body} [bird|{species}|one]",
     "[there is|we see] a {left_body} [bird|{species}][| and], to the right of it, a {right_body} [bird|{species}|one]",
+    "[near|next to] a {right_body} [bird|{species}], to its left[,| there is| is] a {left_body} [bird|{species}|one]",
+    "[near|next to] a {left_body} [bird|{species}], to its right[,| there is| is] a {right_body} [bird|{species}|one]",
     "[two {species}s|two birds], {left_wing} wings on the left, {right_wing} wings on the right",
     "[two {species}s|two birds], {right_wing} wings on the right, {left_wing} wings on the left",
     "a {left_body} [bird|{species}] on the left",
