@@ -17,6 +17,7 @@ from launchers.cli import main
 from launchers.commands.sample import read_prompts
 from pipeline.errors import ConfigError, DataError
 from stages.ask import Ask, read_picture
+from stages.conditioning.shared_space import AGREEMENT
 from stages.generate import CANDIDATE, Painter
 from tests.conditions_run import EVERYTHING
 
@@ -247,7 +248,7 @@ def test_of_several_candidates_the_nearest_to_what_was_asked_is_kept(
         seeds = [5 + number + CANDIDATE * k for k in range(4)]
         pictures = [np.asarray(painter(n=1, seed=seed, candidates=1, **given)[0]) for seed in seeds]
         seen = space.pictures(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
-        alike = seen @ wanted
+        alike = seen @ wanted + ("audio" in asked) * AGREEMENT["audio"] * ((seen @ seen.T).sum(dim=1) - 1) / 3
         apart = [np.abs(one.astype(int) - picture).max() for picture in pictures]
         assert int(np.argmin(apart)) == int(alike.argmax())
         assert min(apart) <= 1, "a picture decoded beside others is the same but for how a value rounds"
@@ -269,10 +270,14 @@ def test_a_source_alone_has_no_candidates_and_weights_count_between_text_and_sou
     assert text is not None and audio is not None
     pictures = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     seen = space.pictures(pictures)
+    others = ((seen @ seen.T).sum(dim=1) - 1) / (len(seen) - 1)
     for weights in ({"text": 5.0, "audio": 1.0}, {"text": 1.0, "audio": 5.0}):
         best = space.nearest(pictures, conditions, weights)
         assert best is not None
-        assert best.item() == (seen @ (weights["text"] * text[0] + weights["audio"] * audio[0])).argmax().item()
+        asked = weights["text"] * text[0] + weights["audio"] * audio[0]
+        assert best.item() == (seen @ asked + weights["audio"] * AGREEMENT["audio"] * others).argmax().item()
+    by_sound = space.nearest(pictures, {"audio": conditions["audio"]})
+    assert by_sound is not None and by_sound.item() == (seen @ audio[0] + AGREEMENT["audio"] * others).argmax().item()
     assert space.nearest(pictures, {"class": conditions["text"]}) is None
 
 

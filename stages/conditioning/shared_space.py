@@ -23,6 +23,9 @@ from stages.conditioning.text_encoder import TextEncoder
 BATCH = 128
 NAMED = "class name"
 """A class as its name, said as a text."""
+AGREEMENT = {"audio": 0.5}
+"""How much it counts that a candidate is like the others, beside its cosine to what is asked: a call leaves open most
+of what a picture shows, colours first, and that moves its cosine as much as what it says. A sentence says enough."""
 
 
 def _own(folders: Sequence[Path], about: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -86,12 +89,14 @@ class Space:
     ) -> Int[Tensor, " n"] | None:
         """Which of its k candidates comes nearest to what each sample asks for.
 
-        DALL-E chooses so by a CLIP (Ramesh et al. 2021, arXiv 2102.12092, section 2.6).
+        DALL-E chooses so by a CLIP (Ramesh et al. 2021, arXiv 2102.12092, section 2.6). For sounds it counts as well
+        how alike a candidate is to the others (`AGREEMENT`): the least expected loss under what the prior makes of the
+        condition (Kumar and Byrne 2004, "Minimum Bayes-risk decoding for statistical machine translation").
 
         Args:
             pictures: uint8 (n k, 3, h, w), the candidates of a sample behind one another.
             conditions: n rows; those outside this space do not count.
-            weights: of the cosines of several conditions; 1 for those not named.
+            weights: of several conditions; 1 for those not named.
 
         Returns:
             The candidate's number; None where nothing that is asked for lies in this space.
@@ -101,9 +106,11 @@ class Space:
         if not known:
             return None
         seen = rearrange(self.pictures(pictures), "(n k) e -> n k e", n=len(next(iter(known.values()))))
+        others = (torch.einsum("nke, nle -> nk", seen, seen) - 1) / max(1, seen.shape[1] - 1)
         alike = torch.zeros(seen.shape[:2])
         for name, vectors in known.items():
             present = conditions[name].present().cpu()[:, None]  # an encoder says something of silence too
             cosine = (seen * rearrange(vectors, "n e -> n 1 e")).sum(dim=-1)
-            alike = alike + (weights or {}).get(name, 1.0) * torch.where(present, cosine, 0.0)
+            score = cosine + AGREEMENT.get(name, 0.0) * others
+            alike = alike + (weights or {}).get(name, 1.0) * torch.where(present, score, 0.0)
         return alike.argmax(dim=1)
