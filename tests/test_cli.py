@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import subprocess
@@ -120,6 +121,25 @@ def test_every_shipped_recipe_passes_its_checks(monkeypatch: pytest.MonkeyPatch)
     assert any(path.stem == "tiny" for path in recipes)
     for path in recipes:
         check(load_recipe(path), STAGES)
+
+
+@pytest.mark.parametrize(
+    ("sections", "refused"),
+    [
+        ("shards: {source: birds}\ncodes: {}", False),  # 256 px: OpenAI's CLIP
+        ("shards: {source: birds, size: 64}\ncodes: {}", True),
+        ("shards: {source: birds, size: 64}\nalign: {}\ncodes: {}", False),
+        ("shards: {source: birds}\nalign: {}\ncodes: {conditions: {text: none}}", True),
+    ],
+)
+def test_a_prior_is_asked_by_text_only_where_something_reads_it(sections: str, refused: bool, tmp_path: Path) -> None:
+    from launchers.stages import STAGES
+
+    recipe = tmp_path / "asked.yaml"
+    recipe.write_text(f"{sections}\nvqvae: {{}}\nprior: {{conditions: [text]}}\n")
+    about = pytest.raises(ConfigError, match="nothing encodes it") if refused else contextlib.nullcontext()
+    with about:
+        check(load_recipe(recipe), STAGES)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def call(arguments: argparse.Namespace) -> int:
     rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
     asked = _asked(arguments, run, asks, painter, guidance)
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
-    out = arguments.out or run / "painted" / _folder_name(asks, arguments)
+    out = arguments.out or run / "painted" / _folder_name(asks, arguments, painter.classes)
     asked["files"] = _write(rows, [_label(ask, painter.classes) for ask in asks], out)
     text = json.dumps(asked, indent=1, ensure_ascii=False)
     (out / "asked.json").write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
@@ -218,11 +218,12 @@ def _label(ask: Ask, classes: list[str]) -> str:
     return " ".join(part for part in parts if part.isascii()) or ("(see asked.json)" if parts else "")
 
 
-def _folder_name(asks: list[Ask], arguments: argparse.Namespace) -> str:
+def _folder_name(asks: list[Ask], arguments: argparse.Namespace, classes: list[str]) -> str:
     """What the first row asks for, and a mark of everything asked: no other line writes over these pictures."""
     first = asks[0]
     files = [Path(str(path)).stem for path in (first.audio, first.image) if path is not None]
-    what = "-".join(str(part) for part in (first.cls, first.text, *files) if part is not None) or "any"
+    name = classes[first.cls] if isinstance(first.cls, int) and classes else first.cls
+    what = "-".join(str(part) for part in (name, first.text, *files) if part is not None) or "any"
     safe = "".join(letter if letter.isalnum() else "-" for letter in what)[:60]
     everything = [str(ask) for ask in asks] + [arguments.n, arguments.seed, arguments.guidance, arguments.with_]
     everything.append(arguments.candidates)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config import Recipe
 from pipeline.stage import Stage
+from stages.codes.config import LARGE
 from stages.prior.config import PriorConfig
 
 
@@ -33,14 +34,20 @@ def check(cfg: PriorConfig, recipe: Recipe) -> None:
                 f"prior.conditions asks for {name}, and no CLIP sees it. Set codes.conditions.{name}=auto (that of the "
                 "stage align) or to a CLIP's folder or hub id."
             )
-    if recipe.has("align"):
-        return
     for name in ("text", "audio"):
-        if name in cfg.conditions and said.get(name, "auto") in ("auto", "none"):
+        if name in cfg.conditions and not _is_encoded(name, said.get(name, "auto"), recipe):
             raise ValueError(
                 f"prior.conditions asks for {name}, and nothing encodes it. Add a section 'align: {{}}', or name an "
                 f"encoder:  codes.conditions.{name}=DIR"
             )
+
+
+def _is_encoded(name: str, where: str, recipe: Recipe) -> bool:
+    """Whether captions or sounds get an encoder: one that is named, that of `align`, or the one of large pictures."""
+    if where != "auto":
+        return where != "none"
+    size = recipe.sections.get("shards", {}).get("size", LARGE)
+    return recipe.has("align") or (name == "text" and isinstance(size, int) and size >= LARGE)
 
 
 STAGE = Stage(
