@@ -34,6 +34,28 @@ def test_no_line_writes_over_the_pictures_of_another(run: Path, capsys: pytest.C
     assert len(grids) == 3
 
 
+def test_another_prior_of_the_run_paints_and_what_was_asked_is_printed_as_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (other := tmp_path / "run").mkdir()
+    for stage in run.iterdir():
+        (other / stage.name).symlink_to(stage)
+    (other / "prior@twin").symlink_to(run / "prior")
+    line = ["--text", "a red bird", "--class", "owl", "-n", "2", "--json", "--device", "cpu"]
+    told = []
+    for which in ("prior", "prior@twin"):
+        assert main(["sample", str(other), *line, "--with", which, "--out", str(tmp_path / which)]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+        assert {Path(file).parent.name for file in told[-1]["files"]} == {which}
+    assert [(one["with"], one["rows"][0]["text"], one["rows"][0]["class"]["name"]) for one in told] == [
+        ("prior", "a red bird", "owl"), ("prior@twin", "a red bird", "owl"),
+    ]  # fmt: skip
+    first, second = (sorted((tmp_path / which).glob("0*.png")) for which in ("prior", "prior@twin"))
+    assert [one.read_bytes() for one in first] == [one.read_bytes() for one in second] and len(first) == 2
+    assert main(["sample", str(other), *line, "--with", "prior@none"]) == 2
+    assert "prior@none" in capsys.readouterr().err
+
+
 def test_one_model_paints_from_every_subset(painter: Painter, files: Path) -> None:
     given = {
         "cls": "owl", "text": "작은 새가 검은 날개를 가졌다", "audio": files / "call.flac", "image": files / "bird.jpg",
@@ -148,11 +170,17 @@ def test_what_of_a_text_is_not_read_is_said_and_kept(run: Path, files: Path, cap
     assert "longer than its encoder takes; cut off: '" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["wav", "ogg", "mp3"])
-def test_sounds_of_any_kind_steer_a_picture_silence_too(painter: Painter, files: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [("wav", 44_100), ("wav", 7_919), ("flac", 96_000), ("ogg", 22_050), ("mp3", 11_025), ("opus", 48_000)],
+)
+def test_sounds_of_any_kind_and_rate_steer_a_picture_silence_too(
+    painter: Painter, files: Path, kind: str, rate: int
+) -> None:
     stereo = np.stack([np.sin(np.arange(4410) / 9), np.zeros(4410)], axis=1).astype(np.float32)
     for name, samples in (("tone", stereo), ("silence", np.zeros_like(stereo))):
-        soundfile.write(path := files / f"{name}.{kind}", samples, 44_100)
+        how = {"format": "OGG", "subtype": "OPUS"} if kind == "opus" else {}
+        soundfile.write(path := files / f"{name}.{kind}", samples, rate, **how)
         assert painter(audio=path)[0].size == (32, 32)
 
 

@@ -21,6 +21,8 @@ from transformers import (
     CLIPModel,
     HubertConfig,
     HubertModel,
+    MT5Config,
+    MT5EncoderModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -58,11 +60,11 @@ def image_processor(folder: Path) -> None:
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square).save_pretrained(str(folder))
 
 
-def t5(folder: Path) -> Path:
+def t5(folder: Path, config: type[Any] = T5Config, model: type[Any] = T5EncoderModel) -> Path:
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    return save(folder, T5EncoderModel(config), tokenizer)
+    small = config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return save(folder, model(small), tokenizer)
 
 
 def sentence(folder: Path) -> Path:
@@ -123,5 +125,5 @@ def _speech() -> dict[str, Any]:
     }  # fmt: skip
 
 
-TEXT = {"clip": clip, "t5": t5, "sentence": sentence}
+TEXT = {"clip": clip, "t5": t5, "mt5": partial(t5, config=MT5Config, model=MT5EncoderModel), "sentence": sentence}
 AUDIO = {"clap": clap, "clap_fused": partial(clap, fused=True), "ast": ast, "wav2vec2": wav2vec2, "hubert": hubert}
