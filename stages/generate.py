@@ -30,11 +30,12 @@ from torch import Tensor
 from pipeline import artifacts
 from pipeline.config import folders_of, used_folders
 from pipeline.errors import ConfigError, MissingInputError
-from stages.ask import Ask, Kept, Picture, Reader, number_of
+from stages.ask import Ask, Kept, Reader, number_of
 from stages.codes.read_conditions import encoders_of
 from stages.conditioning.condition import Condition, Conditions, choose_rows, class_condition, repeat_rows
 from stages.conditioning.shared_space import NAMED, Space
 from stages.conditioning.sounds import Sound
+from stages.given_files import Picture
 from stages.images import tensor_to_picture
 from stages.prior.load import load_prior
 from stages.prior.model import Prior

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.samples import decode_image, decode_npy
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_samples
-from stages.ask import Ask, guess_look, read_picture
+from stages.ask import Ask, guess_look
 from stages.codes.read import open_codes
 from stages.codes.read_conditions import ConditionDecode
 from stages.codes.views import SampleReader
@@ -28,6 +28,7 @@ from stages.evaluation.measure import Real, with_codes
 from stages.evaluation.obedience import Asked, named, obedience_figures, read_asked, similarity_space
 from stages.evaluation.probe_model import Probe
 from stages.generate import Painter
+from stages.given_files import read_picture
 from stages.perceptual import Perceptual
 from stages.prior.load import load_prior
 from tests.conditions_run import RECIPE

@@ -16,9 +16,10 @@ from PIL import Image
 from launchers.cli import main
 from launchers.commands.sample import read_prompts
 from pipeline.errors import ConfigError, DataError
-from stages.ask import Ask, read_picture
+from stages.ask import Ask
 from stages.conditioning.shared_space import AGREEMENT
 from stages.generate import CANDIDATE, Painter
+from stages.given_files import read_picture
 from tests.conditions_run import EVERYTHING
 
 
