@@ -12,7 +12,7 @@ from data_prep.images import stored_image, stored_pair
 from data_prep.items import Item, Members
 from data_prep.rejects import RejectedError
 from data_prep.sounds import read_sound, stored_sound
-from pipeline.samples import encode_json
+from pipeline.samples import captions_in, encode_json
 
 MAX_CAPTION_BYTES = 64 << 10
 OURS = ("named", "spoken", "spoken_named")
@@ -72,8 +72,7 @@ def _captions(item: Item, record: dict[str, Any]) -> tuple[str, ...]:
             first = [line.strip() for line in (text.split("\n") if item.one_per_line else [text])]
         except UnicodeDecodeError as error:
             raise RejectedError("bad_caption", str(error)) from None
-    more = record.get("captions", [record.get("caption")])
-    texts = [*first, *(c.strip() for c in more if isinstance(c, str))] if isinstance(more, list) else first
+    texts = [*first, *(text.strip() for text in captions_in(record))]
     return tuple(dict.fromkeys(text for text in texts if text))
 
 

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -90,6 +90,12 @@ def record_of(sample: Sample) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("JSON nested too deeply") from error
     return record if isinstance(record, dict) else {}
+
+
+def captions_in(record: Mapping[str, Any]) -> list[str]:
+    """The captions that a sample's JSON holds under `captions` or `caption`, one or a list of them."""
+    more = record.get("captions", record.get("caption"))
+    return [text for text in (more if isinstance(more, list) else [more]) if isinstance(text, str)]
 
 
 def is_one_shape(one: Sequence[int], other: Sequence[int]) -> bool:

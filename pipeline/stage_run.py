@@ -89,9 +89,9 @@ class Job:
 
 
 def refuse_data(job: Job, recipe: Recipe) -> None:
-    """ConfigError where a stage asks for what its finished shards do not hold."""
+    """ConfigError where a stage asks for what its shards do not hold; those of `tessera shard` have no manifest."""
     shards, ask = job.inputs.get("shards"), job.stage.check_data
-    if ask is None or shards is None or not artifacts.is_finished(shards):
+    if ask is None or shards is None or not (artifacts.is_finished(shards) or (shards / "dataset.json").is_file()):
         return
     try:
         ask(job.cfg, recipe, shards)

@@ -35,6 +35,7 @@ from stages.codes.read_conditions import encoders_of
 from stages.conditioning.condition import Condition, Conditions, choose_rows, class_condition, repeat_rows
 from stages.conditioning.shared_space import NAMED, Space
 from stages.conditioning.sounds import Sound
+from stages.devices import place_of
 from stages.given_files import Picture
 from stages.images import tensor_to_picture
 from stages.prior.load import load_prior
@@ -82,10 +83,11 @@ class Painter:
 
         Raises:
             MissingInputError: the run has no such finished stage, or its tokenizer is not there.
+            ConfigError: there is no such device.
             DataError: a file is damaged.
         """
         run = Path(run)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = place_of(device)
         folder = run / with_ if (run / with_).is_dir() else used_folders(run).get(with_, run / with_)
         if not folder.is_dir():
             raise MissingInputError(
@@ -260,8 +262,11 @@ class Painter:
         """A class's number; -1 for None; ConfigError lists the classes."""
         return number_of(cls, self.classes)
 
-    def check(self, ask: Ask) -> None:
+    def check(self, ask: Ask, candidates: int | None = None) -> None:
         """Read everything an ask names, as `fulfil` will; the same errors."""
+        if candidates is not None:
+            chosen = with_defaults(self.settings, candidates=candidates)
+            self.candidates(self.reader.names([ask], self.listens), chosen, chosen=True)
         self.reader.conditions([ask], self.listens)
         self.reader.negatives([ask], self.listens)
         self.reader.kept(ask)

@@ -5,6 +5,7 @@ Shapes: h, w of a picture, s side of the run's pictures, c channels and t sample
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from pipeline.errors import ConfigError, DataError
 from pipeline.samples import MAX_SOUND_SECONDS, decode_image, decode_sound, rgb_of
 from stages.conditioning.sounds import Sound
-from stages.images import cut, fit_short_side
+from stages.images import cut, fit_short_side, without_ends
 
 Picture = str | Path | np.ndarray | Image.Image
 
@@ -27,11 +28,8 @@ def read_picture(what: Picture, size: int) -> UInt8[np.ndarray, "s s 3"]:
         ConfigError: no such file.
         DataError: it is no picture.
     """
-    pixels = _pixels(what)
+    pixels = without_ends(_pixels(what))
     short = min(pixels.shape[:2])
-    if max(pixels.shape[:2]) > 16 * short:  # a strip: scaled whole it would fill the memory
-        top, left = (max(0, (side - 16 * short) // 2) for side in pixels.shape[:2])
-        pixels = pixels[top : top + 16 * short, left : left + 16 * short]
     if short != size:  # the whole short side, not the crop's margin: what a user gives is what is meant
         scale = size / short
         to = (max(size, round(pixels.shape[1] * scale)), max(size, round(pixels.shape[0] * scale)))
@@ -100,4 +98,6 @@ def _pixels(what: Picture) -> UInt8[np.ndarray, "h w 3"]:
 def _file(path: str | Path, kind: str) -> Path:
     if not Path(path).is_file():
         raise ConfigError(f"no {kind} at {path}.")
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"the {kind} at {path} may not be read.")
     return Path(path)

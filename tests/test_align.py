@@ -337,6 +337,13 @@ def test_the_tokenizer_reads_any_script_and_splits_its_own_words_little(tmp_path
         assert loaded.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
 
 
+def test_pairs_of_letters_that_are_equally_frequent_are_learned_in_one_order() -> None:
+    said = [first + second for first in "abcdefgh" for second in "ijklmnop"]
+    first, second = (train_tokenizer(said, 640, 24) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab() and len(first.get_vocab()) == 512 + 64 + 3
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+
+
 @pytest.mark.parametrize("record", [{"captions": ["cut \ud83d"]}, {"captions": ["a bird"], "spoken": "\ud83d"}])
 def test_half_of_a_letter_is_an_unreadable_sample_and_not_the_end(record: dict[str, object]) -> None:
     picture = encode_image(np.zeros((8, 8, 3), np.uint8), "png", 95)

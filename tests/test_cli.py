@@ -128,15 +128,23 @@ def test_every_shipped_recipe_passes_its_checks(monkeypatch: pytest.MonkeyPatch)
     [
         ("shards: {source: birds}\ncodes: {}", False),  # 256 px: OpenAI's CLIP
         ("shards: {source: birds, size: 64}\ncodes: {}", True),
+        ("use: {shards: HERE}\ncodes: {}", True),  # 64 px, says its dataset.json
+        ("shards: {path: HERE}\ncodes: {}", True),
+        ("use: {shards: ELSEWHERE}\ncodes: {}", False),  # nobody knows yet
         ("shards: {source: birds, size: 64}\nalign: {}\ncodes: {}", False),
         ("shards: {source: birds}\nalign: {}\ncodes: {conditions: {text: none}}", True),
+        ("shards: {source: birds, size: 512}\nvqvae: {image_size: 128}\ncodes: {}", True),
+        ("shards: {source: birds, size: 128}\nvqvae: {image_size: 256}\ncodes: {}", False),
     ],
 )
 def test_a_prior_is_asked_by_text_only_where_something_reads_it(sections: str, refused: bool, tmp_path: Path) -> None:
     from launchers.stages import STAGES
 
     recipe = tmp_path / "asked.yaml"
-    recipe.write_text(f"{sections}\nvqvae: {{}}\nprior: {{conditions: [text]}}\n")
+    (tmp_path / "dataset.json").write_text('{"image_size": 64}')
+    sections = sections.replace("HERE", str(tmp_path))
+    tokenizer = "" if "vqvae" in sections else "vqvae: {}\n"
+    recipe.write_text(f"{sections}\n{tokenizer}prior: {{conditions: [text]}}\n")
     about = pytest.raises(ConfigError, match="nothing encodes it") if refused else contextlib.nullcontext()
     with about:
         check(load_recipe(recipe), STAGES)

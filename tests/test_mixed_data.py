@@ -112,11 +112,13 @@ def test_a_condition_that_no_sample_has_is_not_listened_to(
     assert "1 of 36 captions are longer than their encoder takes, and cut" in caplog.text
 
 
+@pytest.mark.parametrize("by_a_stage", [True, False], ids=["by a stage", "by tessera shard"])
 def test_an_encoder_of_what_the_data_lacks_is_refused_before_anything_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    by_a_stage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = write(tmp_path / "shards", lacking, ["image", "text", "source"])
-    write_manifest(shards, stage="shards", config={}, inputs={}, results={}, makes=["dataset.json"])
+    if by_a_stage:
+        write_manifest(shards, stage="shards", config={}, inputs={}, results={}, makes=["dataset.json"])
     own = tiny_encoders.clap(tmp_path / "own")
     recipe = STAGES.replace("SHARDS", str(shards)).replace("codes: {}", f"codes: {{conditions: {{audio: {own}}}}}")
     (tmp_path / "deaf.yaml").write_text(recipe)

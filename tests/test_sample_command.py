@@ -20,6 +20,7 @@ from stages.ask import Ask
 from stages.conditioning.shared_space import AGREEMENT
 from stages.generate import CANDIDATE, Painter
 from stages.given_files import read_picture
+from stages.images import fit_short_side
 from tests.conditions_run import EVERYTHING
 
 
@@ -36,23 +37,24 @@ def test_no_line_writes_over_the_pictures_of_another(run: Path, capsys: pytest.C
 
 
 def test_another_prior_of_the_run_paints_and_what_was_asked_is_printed_as_json(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, causal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (other := tmp_path / "run").mkdir()
     for stage in run.iterdir():
         (other / stage.name).symlink_to(stage)
-    (other / "prior@twin").symlink_to(run / "prior")
+    (other / "prior@causal").symlink_to(causal / "prior")
     line = ["--text", "a red bird", "--class", "owl", "-n", "2", "--json", "--device", "cpu"]
-    told = []
-    for which in ("prior", "prior@twin"):
-        assert main(["sample", str(other), *line, "--with", which, "--out", str(tmp_path / which)]) == 0
+    painted, told = [], []
+    for number, (folder, which) in enumerate(((other, "prior"), (other, "prior@causal"), (causal, "prior"))):
+        out = tmp_path / str(number)
+        assert main(["sample", str(folder), *line, "--with", which, "--out", str(out)]) == 0
         told.append(json.loads(capsys.readouterr().out))
-        assert {Path(file).parent.name for file in told[-1]["files"]} == {which}
-    assert [(one["with"], one["rows"][0]["text"], one["rows"][0]["class"]["name"]) for one in told] == [
-        ("prior", "a red bird", "owl"), ("prior@twin", "a red bird", "owl"),
+        assert {Path(file).parent for file in told[-1]["files"]} == {out}
+        painted.append([one.read_bytes() for one in sorted(out.glob("0*.png"))])
+    assert [(one["with"], one["rows"][0]["text"], one["rows"][0]["class"]["name"]) for one in told[:2]] == [
+        ("prior", "a red bird", "owl"), ("prior@causal", "a red bird", "owl"),
     ]  # fmt: skip
-    first, second = (sorted((tmp_path / which).glob("0*.png")) for which in ("prior", "prior@twin"))
-    assert [one.read_bytes() for one in first] == [one.read_bytes() for one in second] and len(first) == 2
+    assert painted[0] != painted[1] == painted[2] and len(painted[0]) == 2
     assert main(["sample", str(other), *line, "--with", "prior@none"]) == 2
     assert "prior@none" in capsys.readouterr().err
 
@@ -183,6 +185,11 @@ def test_sounds_of_any_kind_and_rate_steer_a_picture_silence_too(
         how = {"format": "OGG", "subtype": "OPUS"} if kind == "opus" else {}
         soundfile.write(path := files / f"{name}.{kind}", samples, rate, **how)
         assert painter(audio=path)[0].size == (32, 32)
+    heard = painter.reader.conditions([Ask(audio=files / f"{name}.{kind}") for name in ("tone", "silence")], ["audio"])
+    tone, silence = heard["audio"].pooled
+    whole = painter.reader.conditions([Ask(audio=(stereo.T, rate))], ["audio"])["audio"].pooled[0]
+    assert torch.cosine_similarity(tone, whole, dim=0) > 0.95, "a compressed tone is the tone"
+    assert (tone - silence).norm() > 1e-3
 
 
 def test_sounds_given_as_numbers_are_looked_at_too(painter: Painter) -> None:
@@ -206,6 +213,8 @@ def test_a_strip_is_cut_before_it_is_scaled() -> None:
     strip[:, 44_999:45_001] = 255
     square = read_picture(strip, 64)
     assert square.shape == (64, 64, 3) and square[:, 24:40].mean() > 200
+    assert fit_short_side(strip, 64).shape == (64, 16 * 64, 3)
+    assert fit_short_side(strip.swapaxes(0, 1), 64).shape == (16 * 64, 64, 3)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +240,8 @@ def test_a_strip_is_cut_before_it_is_scaled() -> None:
         (["--image", "PICTURE", "--mask", "PICTURE", "--as", "grey"], "--as and --mask do not go together", 2),
         (["--prompts", "HOLLOW"], "hollow:2: an empty 'text' says nothing", 2),
         (["--prompts", "LATIN"], "latin cannot be read: 'utf-8' codec", 2),
+        (["--text", "a", "--device", "gpu"], "no device 'gpu' here", 2),
+        (["--text", "a", "--out", "NOISE"], "noise is a file: name a folder", 2),
     ],
 )
 def test_errors_are_one_clear_line(
@@ -254,7 +265,7 @@ def test_errors_are_one_clear_line(
     }
     given = [str(files / names[flag]) if flag in names else flag for flag in flags]
 
-    assert main(["sample", str(run), *given, "--device", "cpu"]) == code
+    assert main(["sample", str(run), "--device", "cpu", *given]) == code
     said = capsys.readouterr().err
     assert message in said
     assert len(said.strip().splitlines()) <= 2, said
@@ -317,6 +328,16 @@ def test_a_run_without_a_clip_refuses_candidates_and_paints_on_where_only_its_re
     with pytest.raises(ConfigError, match="this run listens to none"):
         painter(text="a red bird", candidates=2)
     assert len(painter(text="a red bird", n=2)) == 2
+    with pytest.raises(ConfigError, match="this run listens to none"):  # before any other row is painted
+        painter.check(Ask(text="a red bird"), candidates=2)
+    painter.check(Ask(text="a red bird"))
+
+
+def test_a_folder_is_named_by_what_is_asked_in_any_script(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["-n", "1", "--device", "cpu", "--text", "\U00020000" * 70, "--class", "owl"]
+    assert main(["sample", str(run), *line]) == 0
+    folder = Path(capsys.readouterr().out.split()[-1]).parent
+    assert folder.name.startswith("owl-\U00020000\U00020000") and len(folder.name.encode()) < 255
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from data_prep.sources import list_source
 from pipeline.errors import ConfigError, DataError
 from pipeline.samples import Sample
 from pipeline.shard_index import open_shards, write_shard
+from pipeline.shards import read_samples
+from stages.conditioning.said import captions_of
 from tests.source_folders import class_folders, encoded, photo, save
 from tests.test_samples import Payload
 from tests.test_sharding import config, samples_of
@@ -279,6 +281,30 @@ def test_tars_of_others_get_new_keys_and_keep_what_they_hold(tmp_path: Path) -> 
     }  # fmt: skip
     assert sorted(str(sample["key"]) for sample in samples.values()) == [f"{i:09d}" for i in range(9)]
     assert sorted(p.name for p in (tmp_path / "tars").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("record", "captions"),
+    [
+        ({"caption": "one"}, ["one"]),
+        ({"captions": "one"}, ["one"]),
+        ({"caption": ["one", 2, "three"]}, ["one", "three"]),
+        ({"captions": ["one"], "caption": "two"}, ["one"]),
+        ({"captions": 7}, None),
+    ],
+)
+def test_captions_in_json_are_one_or_a_list(
+    record: dict[str, object], captions: list[str] | None, tmp_path: Path
+) -> None:
+    members = {}
+    for i in range(3):
+        members |= {f"{i}.jpg": encoded(photo(i), "JPEG"), f"{i}.json": json.dumps(record).encode()}
+    foreign_tar(tmp_path / "tars" / "a.tar", members)
+    shard(config(tmp_path / "tars"), tmp_path / "out")
+    for sample in samples_of(tmp_path / "out").values():
+        assert sample["json"].get("captions") == captions  # type: ignore[attr-defined]
+    stored = next(read_samples(next(iter(open_shards(tmp_path / "out").splits.values()))[0]))
+    assert captions_of(stored) == captions_of(Sample("0", {"json": members["0.json"]})) == (captions or [])
 
 
 def test_our_own_shards_can_be_made_anew_at_another_size(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from launchers.run_folders import finished_stage, run_folder
 from pipeline.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import torch
+
     from stages.vqvae.model import Autoencoder
 
 EXAMPLE = "tessera reconstruct runs/tiny photo.jpg --out reconstructed"
@@ -37,11 +39,10 @@ def call(arguments: argparse.Namespace) -> int:
     folder = finished_stage(run, arguments.with_)
     if missing := [path for path in arguments.images if not path.is_file()]:
         raise ConfigError(f"no picture at {missing[0]}.")
-    import torch
-
+    from stages.devices import place_of
     from stages.vqvae.load import load_autoencoder
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = place_of(arguments.device)
     model, _ = load_autoencoder(folder, device)
     out = arguments.out or run / "reconstructed"
     out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def call(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reconstruct(model: Autoencoder, path: Path, to: Path, device: str, tile: int) -> dict[str, Any]:
+def _reconstruct(model: Autoencoder, path: Path, to: Path, device: torch.device, tile: int) -> dict[str, Any]:
     import numpy as np
     import torch
     from einops import rearrange

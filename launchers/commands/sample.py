@@ -26,6 +26,8 @@ FLAGS = {"classes": "cls", "text": "text", "audio": "audio", "image": "image", "
 """Repeatable flags and the fields of an ask they fill."""
 KEYS = ("class", "text", "audio", "image", "as", "mask", "negative")
 """What a line of a prompts file may hold."""
+FOLDER_BYTES = 180
+"""Of a folder's name, most: file systems take 255 in all."""
 RENAMED = {"class": "cls", "as": "as_"}
 
 
@@ -71,6 +73,8 @@ def call(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--seed must be a whole number from 0; got {arguments.seed}.")
     if arguments.candidates is not None and not 1 <= arguments.candidates <= 64:
         raise ConfigError(f"--candidates must be from 1 to 64; got {arguments.candidates}.")
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        raise ConfigError(f"--out {arguments.out} is a file: name a folder for the images.")
     guidance = read_guidance(arguments.guidance)
     wanted = rows_of(arguments)
     run = run_folder(arguments.run)
@@ -81,7 +85,7 @@ def call(arguments: argparse.Namespace) -> int:
     painter = Painter.load(run, with_=arguments.with_, device=arguments.device)
     asks = [_with_class(ask, painter) for ask in asks]
     for ask in asks:  # what cannot be painted is said before anything is
-        painter.check(ask)
+        painter.check(ask, candidates=arguments.candidates)
     check_guidance(guidance, [name for ask in asks for name in painter.guided(ask)])
     began = time.monotonic()
     rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
@@ -225,6 +229,7 @@ def _folder_name(asks: list[Ask], arguments: argparse.Namespace, classes: list[s
     name = classes[first.cls] if isinstance(first.cls, int) and classes else first.cls
     what = "-".join(str(part) for part in (name, first.text, *files) if part is not None) or "any"
     safe = "".join(letter if letter.isalnum() else "-" for letter in what)[:60]
+    safe = safe.encode()[:FOLDER_BYTES].decode(errors="ignore")
     everything = [str(ask) for ask in asks] + [arguments.n, arguments.seed, arguments.guidance, arguments.with_]
     everything.append(arguments.candidates)
     mark = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -19,6 +20,8 @@ PASSED_OVER = (
     "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "
     "tessera shard %s FOLDER"
 )
+SHARDS_SIZE = 256
+"""`shards.size` where a recipe does not name it."""
 PASSED = {"cls", "mp3", "ogg", "opus", "source.jpg", "source.jpeg", "source.webp"}
 log = logging.getLogger(__name__)
 
@@ -119,6 +122,30 @@ def check(cfg: CodesConfig, recipe: Recipe) -> None:
             check_model(f"codes.conditions.{name}", where)
 
 
+def picture_size(recipe: Recipe) -> int | None:
+    """Side of the pictures that codes are made of, in pixels; None where neither recipe nor a folder it uses says."""
+    for name, section in recipe.sections.items():
+        if name.partition("@")[0] == "vqvae" and isinstance(section.get("image_size"), int):
+            return int(section["image_size"])
+    if "vqvae" in recipe.use:
+        return _told_by(Path(recipe.use["vqvae"]) / "manifest.json", "results", "image_size")
+    if "shards" in recipe.use:
+        return _told_by(Path(recipe.use["shards"]) / "dataset.json", "image_size")
+    size = recipe.sections.get("shards", {}).get("size", SHARDS_SIZE)
+    return size if isinstance(size, int) else None
+
+
+def _told_by(file: Path, *keys: str) -> int | None:
+    """The number at these keys of a JSON file; None where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        for key in keys:
+            found = found[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int) else None
+
+
 def check_data(cfg: CodesConfig, recipe: Recipe, shards: Path) -> None:
     """What is asked of captions and sounds against what the shards hold.
 
@@ -132,7 +159,7 @@ def check_data(cfg: CodesConfig, recipe: Recipe, shards: Path) -> None:
         return
     cfg.conditions.refuse_absent(info["modalities"])
     said = "text" in info["modalities"] and cfg.conditions.text == "auto" and not recipe.has("align")
-    if said and info.get("image_size", 0) >= LARGE:
+    if said and (picture_size(recipe) or info.get("image_size", 0)) >= LARGE:
         check_model(f"from {LARGE} px on captions are read by codes.conditions.text", LARGE_TEXT)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from pipeline.errors import DataError
-from pipeline.samples import CAPTION_MEMBERS, SOUND_MEMBERS, Sample, decode_sound, record_of
+from pipeline.samples import CAPTION_MEMBERS, SOUND_MEMBERS, Sample, captions_in, decode_sound, record_of
 from stages.conditioning.sounds import Sound
 
 
@@ -21,9 +21,7 @@ def captions_of(sample: Sample) -> list[str]:
     """
     member = next((name for name in CAPTION_MEMBERS if name in sample.members), None)
     first = [] if member is None else [sample.members[member].decode("utf-8-sig")]
-    record = record_of(sample)
-    more = record.get("captions", record.get("caption"))
-    texts = [*first, *(text for text in (more if isinstance(more, list) else [more]) if isinstance(text, str))]
+    texts = [*first, *captions_in(record_of(sample))]
     return list(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import Recipe
 from pipeline.stage import Stage
 from stages.codes.config import LARGE
+from stages.codes.stage import picture_size
 from stages.prior.config import PriorConfig
 
 
@@ -46,8 +47,8 @@ def _is_encoded(name: str, where: str, recipe: Recipe) -> bool:
     """Whether captions or sounds get an encoder: one that is named, that of `align`, or the one of large pictures."""
     if where != "auto":
         return where != "none"
-    size = recipe.sections.get("shards", {}).get("size", LARGE)
-    return recipe.has("align") or (name == "text" and isinstance(size, int) and size >= LARGE)
+    size = picture_size(recipe)
+    return recipe.has("align") or (name == "text" and (size is None or size >= LARGE))
 
 
 STAGE = Stage(

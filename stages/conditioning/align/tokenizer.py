@@ -19,7 +19,7 @@ WORD_END = "</w>"
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int, longest: int) -> CLIPTokenizer:
-    """Learn the merges; the same captions in the same order give the same tokenizer."""
+    """Learn the merges; the same captions give the same tokenizer, in every process."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -27,15 +27,19 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int, longest: int) -> C
     learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END, continuing_subword_prefix=""))
     learner.normalizer, learner.pre_tokenizer = pattern.normalizer, pattern.pre_tokenizer
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = [letter + WORD_END for letter in letters]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(letters) - 3,
+        vocab_size=vocabulary - 3,
         initial_alphabet=letters,
+        # Left to itself the trainer numbers them as it meets them, in the order of a hash table seeded anew in every
+        # process, and their numbers decide between pairs that are equally frequent (huggingface/tokenizers #1794).
+        special_tokens=endings,
         end_of_word_suffix=WORD_END,
         show_progress=False,
     )
     learner.train_from_iterator(captions, trainer)
     learned = json.loads(learner.to_str())["model"]
-    words = [*letters, *(letter + WORD_END for letter in letters)]
+    words = [*letters, *endings]
     words += [word for word in sorted(learned["vocab"], key=learned["vocab"].get) if word not in set(words)]
     vocab = {word: i for i, word in enumerate([*words, PAD, START, END])}
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in learned["merges"]]
