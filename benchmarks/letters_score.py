@@ -21,7 +21,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config import load_recipe
+from pipeline.config import used_folders
 from pipeline.shard_index import open_shards
 from stages.ask import Ask
 from stages.attributes import CLASS, find_values
@@ -49,8 +49,7 @@ def read_rows(source: Path, n: int) -> list[dict[str, Any]]:
 def score(run: Path, source: Path, n: int, out: Path) -> dict[str, Any]:
     """Accuracies and coverage of n letters by class, by caption and by sound; their pictures go into `out`."""
     painter = Painter.load(run)
-    use = load_recipe(run / "recipe.yaml").use
-    train = open_shards(Path(use.get("shards", run / "shards"))).split("train")
+    train = open_shards(used_folders(run).get("shards", run / "shards")).split("train")
     probe: Probe = get_probe(EvaluationConfig(), train, find_values(train, 26), painter.image_size, out)
     held = source / "heldout"
     rows = read_rows(held, 2 * n)

@@ -61,7 +61,7 @@ def _rank(split: str) -> tuple[int, str]:
 def _splits(cfg: ShardsConfig, items: list[Item]) -> dict[str, list[Item]]:
     """Splits the source names stay; of `train` (and of what has none) the share `cfg.val` goes to val."""
     given = {item.split for item in items if item.split} - {"unseen"}
-    draw = 0.0 if given - {"train"} else cfg.val
+    draw = 0.0 if "val" in given else cfg.val
     shares = {item.source: seed_of(cfg.seed, "val", item.source) / 2**63 for item in items if item.split is None}
     shares |= {item.source: seed_of(cfg.seed, "val", item.source) / 2**63 for item in items if item.split == "train"}
     limit = max(draw, min(shares.values(), default=0.0)) if draw and len(shares) > 1 else -1.0
@@ -93,7 +93,7 @@ def settle(cfg: ShardsConfig, listing: Listing, out: Path) -> None:
     """
     digest = hashlib.sha256()
     for item in listing.items:
-        digest.update(encode_json(item.mark()))
+        digest.update(_bytes(item.mark()))
     mine = {
         "kind": listing.kind,
         "classes": list(listing.classes),
@@ -108,6 +108,14 @@ def settle(cfg: ShardsConfig, listing: Listing, out: Path) -> None:
     if next(out.glob("*.tar"), None) is not None:
         raise ConfigError(f"{out} holds tars that were not planned here: choose another folder for the shards.")
     write_atomically(path, json.dumps(mine, ensure_ascii=False, sort_keys=True, indent=1).encode() + b"\n")
+
+
+def _bytes(mark: Any) -> bytes:
+    """As it is stored; where a text holds half a letter, which its own item is refused for, in ASCII."""
+    try:
+        return encode_json(mark)
+    except UnicodeEncodeError:
+        return json.dumps(mark, sort_keys=True).encode()
 
 
 def _compare(cfg: ShardsConfig, old: dict[str, Any], mine: dict[str, Any], out: Path) -> None:

@@ -88,7 +88,8 @@ def _headline(run: RunFolder) -> Iterator[tuple[str, float]]:
 
 def _samples(run: RunFolder) -> str:
     stages = [*run.of_kind("evaluation"), *reversed(run.of_kind("prior", "gan"))]
-    classes = next((c for one in run.of_kind("prior") if isinstance(c := one.results.get("classes"), list)), [])
+    by_class = [one.results for one in run.of_kind("prior") if "class" in one.results.get("conditions", ["class"])]
+    classes = next((c for one in by_class if isinstance(c := one.get("classes"), list)), [])
     parts = [_pictures(stage, lambda name: not name.startswith(RECONSTRUCTED), classes) for stage in stages]
     return section("samples", "Samples", *parts, *([] if any(parts) else [soft("No samples were painted yet.")]))
 

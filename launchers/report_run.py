@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from pipeline.artifacts import MANIFEST, read_json, read_manifest
+from pipeline.config import located
 from pipeline.errors import ConfigError, DataError, MissingInputError
 from pipeline.tracking import METRICS, read_metrics
 
@@ -115,7 +116,7 @@ def read_run(run_dir: Path) -> RunFolder:
         )
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     stages = {path.name: _stage(path.name, path) for path in folders}
-    for name, path in _borrowed(text).items():
+    for name, path in located(run_dir, _borrowed(text)).items():
         if name not in stages and path.is_dir():
             stages[name] = _stage(name, path, taken_from=str(path))
     ordered = sorted(stages.values(), key=lambda stage: (_rank(stage.kind), stage.name))
@@ -158,14 +159,14 @@ def _rank(kind: str) -> int:
     return ORDER.index(kind) if kind in ORDER else len(ORDER)
 
 
-def _borrowed(recipe: str) -> dict[str, Path]:
+def _borrowed(recipe: str) -> dict[str, str]:
     """{stage: folder} of finished stages of other runs, named under `use` in the recipe."""
     try:
         values = yaml.safe_load(recipe)
     except yaml.YAMLError:
         return {}
     use = values.get("use") if isinstance(values, dict) else None
-    return {str(name): Path(str(path)) for name, path in use.items()} if isinstance(use, dict) else {}
+    return {str(name): str(path) for name, path in use.items()} if isinstance(use, dict) else {}
 
 
 def _picture(path: Path) -> Picture:

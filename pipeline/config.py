@@ -19,7 +19,7 @@ from pipeline.schema import SchemaError, build, did_you_mean
 from pipeline.stage import Stage
 
 RESERVED = ("name", "seed", "tracking", "use")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _INSTANCE = re.compile(r"[a-z_]+(@[A-Za-z0-9._-]{1,50})?")
 
 
@@ -64,7 +64,7 @@ def load_recipe(path_or_stem: str | Path, overrides: Iterable[str] = ()) -> Reci
     values = _merge(values, overrides, path)
     refuse_secrets(values, str(path))
     name = str(values.get("name", path.stem))
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ConfigError(f"{path}: name '{name}' becomes a folder: use letters, digits, '.', '_' and '-'.")
     seed = values.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
@@ -207,7 +207,12 @@ def used_folders(run: Path) -> dict[str, Path]:
     """
     if not (run / "recipe.yaml").is_file():
         return {}
-    given = {name: Path(folder) for name, folder in load_recipe(run / "recipe.yaml").use.items()}
+    return located(run, load_recipe(run / "recipe.yaml").use)
+
+
+def located(run: Path, use: Mapping[str, str]) -> dict[str, Path]:
+    """The folders under `use` in the recipe of a run; of a relative one that is not here, the one beside the run."""
+    given = {name: Path(folder) for name, folder in use.items()}
     beside = {name: run.resolve().parent / folder.parent.name / folder.name for name, folder in given.items()}
     return {n: beside[n] if not folder.is_dir() and beside[n].is_dir() else folder for n, folder in given.items()}
 

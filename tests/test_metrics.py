@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.evaluation.probe_model import Probe
+from stages.evaluation.probes import accuracies, masked_loss
 from stages.metrics import (
     edge_f1,
     frechet_distance,
@@ -279,6 +280,18 @@ def test_duplicates_among_the_real_do_not_break_the_balls() -> None:
     found = precision_recall_density_coverage(real, real)
     assert all(np.isfinite(value) for value in found.values())
     assert found["coverage"] == 1.0
+
+
+def test_a_probe_learns_nothing_of_pictures_of_which_nothing_is_known() -> None:
+    logits = {"wing": torch.randn(4, 3, requires_grad=True), "body": torch.randn(4, 2, requires_grad=True)}
+    labels = {"wing": torch.tensor([0, -1, 2, -1]), "body": torch.full((4,), -1)}
+    known = F.cross_entropy(logits["wing"][[0, 2]], torch.tensor([0, 2]))
+    assert torch.allclose(masked_loss(logits, labels), known)
+    nothing = masked_loss(logits, {name: torch.full((4,), -1) for name in logits})
+    torch.autograd.backward(nothing)
+    assert nothing.item() == 0 and not logits["wing"].grad.any()  # type: ignore[union-attr]
+    assert accuracies({"wing": torch.tensor([0, 1, 1, 1])}, {"wing": labels["wing"]}) == {"wing": 0.5}
+    assert accuracies({"body": torch.zeros(4)}, {"body": labels["body"]}) == {}
 
 
 def test_an_attribute_may_be_called_anything() -> None:

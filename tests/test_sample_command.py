@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from PIL import Image
 
 from launchers.cli import main
 from launchers.commands.sample import read_prompts
+from pipeline.config import load_recipe
 from pipeline.errors import ConfigError, DataError
 from stages.ask import Ask
 from stages.conditioning.shared_space import AGREEMENT
@@ -240,8 +242,9 @@ def test_a_strip_is_cut_before_it_is_scaled() -> None:
         (["--image", "PICTURE", "--mask", "PICTURE", "--as", "grey"], "--as and --mask do not go together", 2),
         (["--prompts", "HOLLOW"], "hollow:2: an empty 'text' says nothing", 2),
         (["--prompts", "LATIN"], "latin cannot be read: 'utf-8' codec", 2),
+        (["--text", "a", "--out", "NOISE/deeper"], "Not a directory. Name another", 2),
         (["--text", "a", "--device", "gpu"], "no device 'gpu' here", 2),
-        (["--text", "a", "--out", "NOISE"], "noise is a file: name a folder", 2),
+        (["--text", "a", "--out", "NOISE"], "noise: File exists. Name another", 2),
     ],
 )
 def test_errors_are_one_clear_line(
@@ -263,6 +266,7 @@ def test_errors_are_one_clear_line(
         "PICTURE": "bird.jpg",
         "CALL": "call.flac",
     }
+    names["NOISE/deeper"] = "noise/deeper"
     given = [str(files / names[flag]) if flag in names else flag for flag in flags]
 
     assert main(["sample", str(run), "--device", "cpu", *given]) == code
@@ -411,10 +415,21 @@ def test_a_negative_text_is_refused_by_a_run_that_hears_none(painter: Painter) -
         painter.reader.negatives([Ask(negative="a red bird")], ["class", "image"])
 
 
-def test_a_run_is_measured_by_the_command(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(runs / "all", again := runs / "again")
+def test_a_run_is_measured_by_the_command_wherever_it_lies_and_whatever_it_is_called(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "all", again := tmp_path / "all, again")
+    shutil.move(again / "vqvae", tmp_path / "lent" / "vqvae")
+    recipe = yaml.safe_load((again / "recipe.yaml").read_text())
+    del recipe["vqvae"]
+    (again / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"use": {"vqvae": "elsewhere/lent/vqvae"}}))
+    monkeypatch.chdir(again)
     capsys.readouterr()
-    assert main(["evaluate", str(again), "evaluation.samples=8", "--redo", "--json"]) == 0
+    assert main(["evaluate", ".", "evaluation.samples=8", "--redo", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert results["samples"]["n"] == 8 and "obedience" in results
     assert (again / "report.html").is_file() and (again / "old" / "evaluation-1").is_dir()
+    assert str(tmp_path / "lent" / "vqvae") in (again / "report.html").read_text()
+    assert load_recipe(again / "recipe.yaml").name == "all"
+    assert main(["evaluate", ".", "prior.width=64"]) == 2
+    assert "'prior.width=64' is no setting of the evaluation" in capsys.readouterr().err

@@ -83,6 +83,67 @@ def test_split_folders_keep_their_splits(tmp_path: Path) -> None:
     assert {name: split["samples"] for name, split in info["splits"].items()} == {"train": 9, "val": 3, "test": 2}
 
 
+def test_a_test_split_alone_leaves_val_to_be_taken_from_train(tmp_path: Path) -> None:
+    for split, count in (("train", 30), ("test", 10)):
+        for i in range(count):
+            save(photo(i, 32, 32), tmp_path / "photos" / split / f"{i}.png")
+    shard(config(tmp_path / "photos", val=0.3), tmp_path / "out")
+
+    splits = {source: sample["split"] for source, sample in samples_of(tmp_path / "out").items()}
+    assert {split for source, split in splits.items() if source.startswith("test/")} == {"test"}
+    drawn = [split for source, split in splits.items() if source.startswith("train/")]
+    assert set(drawn) == {"train", "val"} and 3 <= drawn.count("val") <= 16
+
+
+@pytest.mark.parametrize(
+    ("path", "split", "found"),
+    [
+        ("data/train/0.png", None, "train"),
+        ("data/TEST/0.png", None, "test"),
+        ("0.png", None, None),
+        ("data/test/0.png", "validation", "val"),
+        ("data/train.png", None, None),
+    ],
+)
+def test_the_split_of_a_row_is_what_it_says_or_its_folder(
+    path: str, split: str | None, found: str | None, tmp_path: Path
+) -> None:
+    save(photo(0), tmp_path / path)
+    write_table(tmp_path, "jsonl", [{"file_name": path} | ({"split": split} if split else {})])
+    assert [item.split for item in list_source(config(tmp_path)).items] == [found]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"file_name": "0.png", "split": "dev"}, "metadata.jsonl:2: no split 'dev'. Known: train, val"),
+        (
+            {"file_name": "0.png", "label": "cut \ud83d"},
+            r"metadata.jsonl:2: 'label' holds half of a letter: 'cut \ud83d'",
+        ),
+        ({"file_name": "cut \ud83d.png"}, "metadata.jsonl:2: 'file_name' holds half of a letter"),
+    ],
+)
+def test_a_row_that_says_what_nobody_knows_is_named(row: dict[str, object], message: str, tmp_path: Path) -> None:
+    save(photo(0), tmp_path / "0.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png"}\n' + json.dumps(row))
+    with pytest.raises(DataError) as caught:
+        list_source(config(tmp_path))
+    assert message in str(caught.value)
+
+
+def test_half_of_a_letter_in_a_caption_costs_its_own_picture_alone(tmp_path: Path) -> None:
+    for i in range(3):
+        save(photo(i), tmp_path / "photos" / f"{i}.png")
+    rows: list[dict[str, object]] = [{"file_name": f"{i}.png", "text": f"bird {i}"} for i in range(3)]
+    rows[1]["text"] = "cut \ud83d"
+    (tmp_path / "photos" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for _ in range(2):  # typed again, it is the same plan
+        results = shard(config(tmp_path / "photos", max_reject_rate=1, val=0), tmp_path / "out")
+        assert results["reasons"] == {"bad_caption": 1}
+    assert set(samples_of(tmp_path / "out")) == {"0.png", "2.png"}
+
+
 def test_the_split_of_a_file_does_not_depend_on_the_other_files(tmp_path: Path) -> None:
     for i in range(60):
         save(photo(i, 32, 32), tmp_path / "photos" / f"{i:02d}.png")

@@ -57,9 +57,10 @@ def _item(root: Path, table: Path, row: Row, where: str) -> Item:
         raise DataError(f"{root}/{where}: no 'file_name'. Every line names an image relative to {table.name}.")
     folder = table.parent.relative_to(root).as_posix()
     path = name if folder == "." else f"{folder}/{name}"
-    top = str(row.get("split") or path.partition("/")[0]).lower()
-    split = SPLIT_FOLDERS.get(top) if row.get("split") or "/" in path else None
+    split = _split(row.get("split"), path, f"{root}/{where}")
     columns = {c: row[c] for c in ("file_name", "audio", "source") if _given(row.get(c))}
+    for column in (*columns, "label"):
+        _refuse_halves(row.get(column), column, f"{root}/{where}")
     outside = [c for c, value in columns.items() if not _inside(root, table.parent, value)]
     if outside:
         detail = f"{outside[0]} '{str(columns[outside[0]])[:100]}' at {where}"
@@ -69,6 +70,25 @@ def _item(root: Path, table: Path, row: Row, where: str) -> Item:
         printable(path), split, image=places["file_name"], captions=_captions(row, f"{root}/{where}"),
         audio=places.get("audio"), pair=places.get("source"), facts=_facts(row, f"{root}/{where}"),
     )  # fmt: skip
+
+
+def _split(said: Any, path: str, where: str) -> str | None:
+    """The split a row names, else the first folder of its path that is called like one."""
+    if _given(said):
+        if str(said).lower() not in SPLIT_FOLDERS:
+            raise DataError(f"{where}: no split '{said}'. Known: {', '.join(SPLIT_FOLDERS)}; or leave it out.")
+        return SPLIT_FOLDERS[str(said).lower()]
+    folders = (folder.lower() for folder in path.split("/")[:-1])
+    return next((SPLIT_FOLDERS[folder] for folder in folders if folder in SPLIT_FOLDERS), None)
+
+
+def _refuse_halves(value: Any, column: str, where: str) -> None:
+    """JSON may hold half of a letter, which no file and no class is called by."""
+    if isinstance(value, str):
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: '{column}' holds half of a letter: {value!a}.") from error
 
 
 def _given(value: Any) -> bool:

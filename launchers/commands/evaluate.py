@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import replace
 from functools import partial
 
 from launchers.commands.run import write_report
 from launchers.run_folders import run_folder
-from pipeline.config import load_recipe
+from pipeline.config import NAME, load_recipe, used_folders
 from pipeline.errors import ConfigError
 from pipeline.runner import RunOptions, run_recipe
 
@@ -29,11 +30,16 @@ def call(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the figures are there; they are printed."""
     from launchers.stages import STAGES
 
-    run = run_folder(arguments.run)
+    run = run_folder(arguments.run).resolve()
+    if strange := [one for one in arguments.overrides if not re.match(r"evaluation(@[\w.-]+)?\.", one)]:
+        raise ConfigError(f"'{strange[0]}' is no setting of the evaluation: write evaluation.field=value.")
     if not (run / "recipe.yaml").is_file():
         raise ConfigError(f"{run} has no recipe.yaml: it is not the folder of a run.")
     recipe = load_recipe(run / "recipe.yaml", arguments.overrides)
-    recipe = replace(recipe, name=run.name, data={**recipe.data, "name": run.name})  # the folder may have been renamed
+    used = {name: str(folder) for name, folder in used_folders(run).items()}
+    recipe = replace(recipe, name=run.name, use=used)
+    if NAME.fullmatch(run.name):  # the folder may have been renamed
+        recipe.data["name"] = run.name
     recipe.sections.setdefault("evaluation", {})
     options = RunOptions(runs=run.parent, only="evaluation", redo="evaluation" if arguments.redo else None)
     say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)

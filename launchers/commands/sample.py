@@ -73,8 +73,6 @@ def call(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--seed must be a whole number from 0; got {arguments.seed}.")
     if arguments.candidates is not None and not 1 <= arguments.candidates <= 64:
         raise ConfigError(f"--candidates must be from 1 to 64; got {arguments.candidates}.")
-    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
-        raise ConfigError(f"--out {arguments.out} is a file: name a folder for the images.")
     guidance = read_guidance(arguments.guidance)
     wanted = rows_of(arguments)
     run = run_folder(arguments.run)
@@ -87,11 +85,15 @@ def call(arguments: argparse.Namespace) -> int:
     for ask in asks:  # what cannot be painted is said before anything is
         painter.check(ask, candidates=arguments.candidates)
     check_guidance(guidance, [name for ask in asks for name in painter.guided(ask)])
+    out = arguments.out or run / "painted" / _folder_name(asks, arguments, painter.classes)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"no folder can be made at {out}: {error.strerror}. Name another:  --out DIR") from error
     began = time.monotonic()
     rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
     asked = _asked(arguments, run, asks, painter, guidance)
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
-    out = arguments.out or run / "painted" / _folder_name(asks, arguments, painter.classes)
     asked["files"] = _write(rows, [_label(ask, painter.classes) for ask in asks], out)
     text = json.dumps(asked, indent=1, ensure_ascii=False)
     (out / "asked.json").write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
@@ -249,7 +251,6 @@ def _write(rows: list[list[Any]], names: list[str], out: Path) -> list[str]:
     """Single files row by row, and one grid in lines of at most 8 pictures, named where there are several rows."""
     from stages.picture_grid import paint_grid
 
-    out.mkdir(parents=True, exist_ok=True)
     for stale in _earlier(out):
         stale.unlink(missing_ok=True)
     files, lines, labels = [], [], []

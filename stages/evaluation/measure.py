@@ -152,6 +152,8 @@ def headline_of(results: dict[str, Any]) -> str:
             parts.append(f"{mode} keeps {found[name]:.{1 if mode == 'grey' else 2}f}{unit}")
         elif mode != "class" and "class" in obeyed:  # a sound need not tell every attribute of the picture
             parts.append(f"class by {mode} {obeyed['class']:.2f}")
+    if results.get("split", "val") != "val":
+        parts.append(f"all of it on {results['split']}: the shards have no val")
     return ", ".join(parts)
 
 

@@ -60,7 +60,8 @@ def sample_figures(
     figures["sharpness"] = float(sharpness(picture_to_tensor(painted)).mean())
     if probe is not None and CLASS in probe.values and CLASS in painter.listens:
         asked = {CLASS: reference.attributes[CLASS]}
-        figures["class_accuracy"] = accuracies(answers(probe, painted), asked)[CLASS]
+        found = accuracies(answers(probe, painted), asked)  # nothing where none of these pictures has a class
+        figures |= {f"{name}_accuracy": share for name, share in found.items()}
     networks: dict[str, Callable[[Tensor], Tensor]] = {"random": random_trunk()}
     if probe is not None:
         networks["probe"] = probe.features
@@ -93,7 +94,7 @@ def compare(reference: Tensor, other: Tensor, painted: Tensor, *, k: int) -> dic
 
 
 def class_grid(painter: Painter) -> np.ndarray:
-    """A row per class (the first 16), ten pictures each; without classes eight rows of whatever is painted."""
+    """A row per class (the first 16), ten pictures each; without classes as many rows of whatever is painted."""
     classes = painter.classes if CLASS in painter.listens else []
     rows = min(GRID_CLASSES, len(classes)) or GRID_EACH
     labels = torch.arange(rows).repeat_interleave(GRID_EACH) if classes else torch.full((rows * GRID_EACH,), -1)
