@@ -141,7 +141,7 @@ class Backend:
 
 
 def _deepspeed_plugin(stage: int) -> DeepSpeedPlugin:
-    """ZeRO with fp32 weights: Tessera's own autocast chooses the precision of the forward pass."""
+    """ZeRO with fp32 weights: Tessera's own autocast, inside the module, chooses the precision of the forward pass."""
     return DeepSpeedPlugin(
         hf_ds_config={
             "train_micro_batch_size_per_gpu": 1,  # a formality: `Player` scales the loss and marks the boundary itself

@@ -67,7 +67,7 @@ def save(
     if backend.is_main:
         counts = {name: player.steps for name, player in players.items()}
         _commit(aside, final, {**state, "step": step, "world": backend.world, "player_steps": counts})
-        _retain(folder, keep, state.get("best_step"))
+        _retain(folder, step, keep, state.get("best_step"))
     backend.barrier()
 
 
@@ -127,8 +127,9 @@ def _commit(aside: Path, final: Path, state: dict[str, Any]) -> None:
     _sync(final.parent)
 
 
-def _retain(folder: Path, keep: int, best_step: int | None) -> None:
-    kept = set(sorted(folder.glob("step-*"))[-keep:])
+def _retain(folder: Path, step: int, keep: int, best_step: int | None) -> None:
+    """Delete all but the newest up to this step and the best; those after it were damaged, or the run went back."""
+    kept = set([path for path in sorted(folder.glob("step-*")) if path.name <= f"step-{step:08d}"][-keep:])
     for candidate in sorted(folder.glob("step-*")):
         if candidate in kept or candidate.name == f"step-{best_step or -1:08d}":
             continue

@@ -42,6 +42,8 @@ class Player:
         self.has_ema = ema
         self.sharded = backend.cfg.zero_stage > 0
         self.optimizer = _optimizer(model, cfg, self.sharded)
+        if self.sharded:
+            _in_autocast(model, backend)
         if backend.cfg.compile:
             model.compile()
         self.wrapped, self._prepared = backend.accelerator.prepare(model, self.optimizer)
@@ -167,6 +169,20 @@ class Player:
                 )
             partition.data.copy_(saved)
         _load_optimizer(zero.optimizer, shard)
+
+
+def _in_autocast(model: nn.Module, backend: Backend) -> None:
+    """Run the forward pass of a module in this run's precision, whoever calls it.
+
+    DeepSpeed's engine switches autocast off around the module it wraps, on a GPU, where its own config asks for none.
+    """
+    forward = model.forward
+
+    def in_precision(*arguments: Any, **named: Any) -> Any:
+        with backend.autocast():
+            return forward(*arguments, **named)
+
+    model.forward = in_precision
 
 
 def _optimizer(model: nn.Module, cfg: OptimizerConfig, sharded: bool) -> torch.optim.Optimizer:

@@ -67,7 +67,7 @@ def uniform(seed: int, rows: torch.Tensor, n: int) -> torch.Tensor:
     counters = torch.arange(1, n + 1, device=rows.device, dtype=torch.int64) * _GOLDEN
     starts = _mix(_mix(rows.to(torch.int64) * _GOLDEN + seed) + seed)
     bits = _shift_right(_mix(starts[:, None] + counters[None, :]), 40)  # 24 bits: exact in float32
-    return (bits.to(torch.float32) + 0.5) / (1 << 24)
+    return ((bits.to(torch.float32) + 0.5) / (1 << 24)).clamp(max=1 - 2**-24)  # the highest would round to 1
 
 
 def normal(seed: int, rows: torch.Tensor, n: int) -> torch.Tensor:

@@ -186,11 +186,11 @@ class Run:
         self._not_training()
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is due by steps, by minutes (rank 0's clock) or because this step is the best."""
-        if step % self.cfg.save_every == 0 or step == self.best_step:
+        """Whether a checkpoint is due by steps, by minutes or because this step is the best, as rank 0 sees it."""
+        if step % self.cfg.save_every == 0:
             return True
         late = time.monotonic() - self._saved_at > 60 * self.cfg.save_minutes
-        return self.backend.any(late and self.backend.is_main)
+        return self.backend.any(self.backend.is_main and (late or step == self.best_step))
 
     def save(self, step: int) -> None:
         """Write a checkpoint unless this step has one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,11 @@ class DataConfig:
             raise ValueError(
                 f"data.global_batch must be a positive multiple of data.lanes ({self.lanes}); got {self.global_batch}. "
                 f"Nearest: {max(1, round(self.global_batch / max(1, self.lanes))) * max(1, self.lanes)}."
+            )
+        if self.shuffle_shards < 1 or self.shuffle_buffer < 1 or self.workers < 0:
+            raise ValueError(
+                "data.shuffle_shards and shuffle_buffer are at least 1, workers at least 0; got "
+                f"{self.shuffle_shards}, {self.shuffle_buffer}, {self.workers}."
             )
         if self.mode not in ("exact", "resampled"):
             raise ValueError(f"data.mode is 'exact' or 'resampled'; got '{self.mode}'.")
@@ -100,6 +106,8 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.kind is 'auto', 'muon' or 'adamw'; got '{self.kind}'.")
         if self.lr <= 0:
             raise ValueError(f"optimizer.lr must be positive; got {self.lr}.")
+        if not 0 <= self.clip < math.inf:
+            raise ValueError(f"optimizer.clip is the largest gradient norm, or 0 for none; got {self.clip}.")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"optimizer.schedule is 'cosine' or 'constant'; got '{self.schedule}'.")
 

@@ -257,6 +257,9 @@ def test_labels_stand_beside_the_texts_they_are_of() -> None:
     cut = texts_of(batch, pair, lambda text: [ord(letter) for letter in text[:1]])[1]
     assert cut == [0, 2, 3]
     assert texts_of(batch, pair, lambda text: [1])[1] == []  # cut before the word: the exchanged one is the same
+    many = {"text": ["left"]} | {f"also{i}": [f"caption {i}"] for i in reversed(range(12))}
+    read = texts_of(many, pair, lambda text: [hash(text)])[0]
+    assert read == ["left", *(f"caption {i}" for i in range(12)), "right"]  # in the order of their labels
     wrong = ["right is red", "left is black", "right"]
     assert texts == [*batch["text"], "right is blue", "", "red left", "", "left is blue", "", *wrong]
     labels = labels_of(batch, rows, Opposite(VALUES, pair))

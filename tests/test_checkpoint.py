@@ -73,6 +73,18 @@ def test_the_last_k_and_the_best_stay(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"step-{n:08d}" for n in (2, 5, 6)]
 
 
+def test_a_damaged_newer_checkpoint_does_not_push_out_what_is_saved_after_it(tmp_path: Path) -> None:
+    for step in (1, 2, 4):
+        save(tmp_path, step, keep=3)
+    for step in (2, 4):
+        (tmp_path / f"step-{step:08d}" / checkpoint.STATE).unlink()
+    with pytest.warns(UserWarning, match="passed over"):
+        assert checkpoint.newest(tmp_path).step == 1
+    save(tmp_path, 3, keep=1)  # the run went on from 1
+
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000003"] and checkpoint.newest(tmp_path).step == 3
+
+
 def mutations(path: Path) -> list[tuple[str, object]]:
     size = path.stat().st_size
 

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import ConfigError, DataError, MissingInputError
+from pipeline.training_config import DataConfig, OptimizerConfig
+from stages.conditioning.align.config import AlignConfig
 from stages.conditioning.condition import Condition, class_condition
 from stages.conditioning.source_codes import image_condition
 from stages.prior.code_table import CodeTable
@@ -23,6 +25,7 @@ from stages.prior.foretelling import Projection
 from stages.prior.load import load_prior
 from stages.prior.loss import Draw, Noise, masked_loss
 from stages.prior.model import Prior
+from stages.prior.settings import SampleSettings
 from stages.prior.train import attended, is_alone, start_from
 from stages.prior.transformer import rotary_table, rotate
 from stages.prior.window import WindowPlan, windowed_attention
@@ -275,12 +278,15 @@ def test_a_windowed_prior_trains_and_a_window_that_does_not_fit_is_refused() -> 
     assert all(p.grad is not None for p in prior.parameters())
     with pytest.raises(ValueError, match="multiple of 4"):
         WindowPlan(fine=(8, 8), above=(4, 4), num_coarser=16, side=6)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        make_prior(window=6, grids=[(4, 4), (8, 8)])
+    with pytest.raises(ValueError, match="one level alone"):
+        make_prior(window=4, grids=[(8, 8)], codebook_sizes=[7])
 
 
 def test_a_saved_prior_comes_back_and_damage_is_told(tmp_path: Path) -> None:
     from stages.codes.read import CodeSet
     from stages.prior.load import save_prior
-    from stages.prior.settings import SampleSettings
 
     prior = make_prior()
     codes = CodeSet(None, "abc", [(2, 2), (4, 4)], SIZES, ["a", "b", "c"], 32, 1)  # type: ignore[arg-type]
@@ -319,6 +325,22 @@ def test_configs_and_models_refuse_what_cannot_work() -> None:
         PriorConfig(kind="autoregressive", window=8)
     with pytest.raises(ValueError, match="drop_all"):
         PriorConfig(drop_all=1.0)
+    for wrong, message in (
+        ({"drop_each": {"auto": 0.3}}, "got auto"),
+        ({"sampling": SampleSettings(guidance={"txet": 4})}, "got txet"),
+        ({"foretold": 0.0, "sampling": SampleSettings(foretold=0.5)}, "they foretell nothing"),
+        ({"eval_samples": 0}, "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PriorConfig(**wrong)  # type: ignore[arg-type]
+    for wrong in ({"patch": 0}, {"val_samples": 0}):
+        with pytest.raises(ValueError, match=r"got 0\.|patch=0|got .* 0, 0\.07"):
+            AlignConfig(**wrong)  # type: ignore[arg-type]
+    for wrong in ({"workers": -1}, {"shuffle_shards": 0}, {"shuffle_buffer": 0}):
+        with pytest.raises(ValueError, match="at least"):
+            DataConfig(**wrong)
+    with pytest.raises(ValueError, match="0 for none; got -1"):
+        OptimizerConfig(clip=-1)
     with pytest.raises(ValueError, match="multiple of the coarser"):
         make_prior(grids=[(2, 2), (3, 4)])
     with pytest.raises(ValueError, match="'masked' or 'autoregressive'"):

@@ -6,10 +6,13 @@ import json
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from pipeline import checkpoint
+from pipeline import checkpoint, randomness
+from pipeline.player import _in_autocast
 from tests import spawn
 
 MODULE = "tests.toy_training"
@@ -69,12 +72,30 @@ def test_memory_that_runs_out_among_several_processes_says_what_to_type(tmp_path
     assert all("data.micro_batch=3" in answer for answer in answers), answers
 
 
-def test_micro_batches_make_the_same_step(tmp_path: Path) -> None:
-    for parts in (1, 3):
-        spawn.run(MODULE, [str(tmp_path / str(parts)), f"micro={parts}", "steps=1"], 1)
+def test_micro_batches_and_processes_make_the_same_step(tmp_path: Path) -> None:
+    found = []
+    for parts, world in ((1, 1), (3, 1), (3, 2)):
+        out = tmp_path / f"{parts}-{world}"
+        spawn.run(MODULE, [str(out), f"micro={parts}", "steps=3", "dropout=0"], world)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found.append([line["train/grad_norm"] for line in lines if "train/grad_norm" in line])
+        found[-1] += [line["val/loss"] for line in lines if "val/loss" in line]
+    assert len(found[0]) == 4 and found[0][0] > 0
+    assert found[1] == pytest.approx(found[0], rel=1e-4) and found[2] == pytest.approx(found[0], rel=1e-4)
 
-    losses = [json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[-1])["val/loss"] for n in "13"]
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # dropout draws differ between the splits
+
+def test_a_sharded_module_runs_in_the_precision_of_the_run() -> None:
+    backend = SimpleNamespace(autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    _in_autocast(model := torch.nn.Linear(4, 4), backend)  # type: ignore[arg-type]
+    with torch.autocast("cpu", enabled=False):  # as DeepSpeed's engine calls it on a GPU
+        assert model(torch.randn(2, 4)).dtype == torch.bfloat16
+
+
+def test_no_draw_is_nought_or_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bits in (-1, 0):
+        monkeypatch.setattr(randomness, "_mix", lambda x, bits=bits: torch.full_like(x, bits))
+        draws = randomness.uniform(0, torch.arange(3), 2)
+        assert ((draws > 0) & (draws < 1)).all() and randomness.gumbel(0, torch.arange(3), 2).isfinite().all()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGUSR1, "file"])

@@ -61,9 +61,9 @@ class Numbers:
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 8))
+        self.layers = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Dropout(dropout), nn.Linear(32, 8))
         self.register_buffer("mean", torch.zeros(8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class Toy:
     def __init__(self, backend: Backend, steps: int, options: dict[str, str]) -> None:
         self.backend = backend
         self.die_at, self.nan_at, self.room = (int(options.get(name, 0)) for name in ("die", "nan", "room"))
-        net = Net()
+        net = Net(float(options.get("dropout", 0.1)))
         self.main = backend.player(
             "main", net, OptimizerConfig(kind=options.get("kind", "auto"), lr=0.01, warmup_steps=2), total_steps=steps
         )

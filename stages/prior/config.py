@@ -113,6 +113,17 @@ class PriorConfig:
         for name, share in shares.items():
             if not 0 <= share < 1:
                 raise ValueError(f"prior.{name} lies in [0, 1); got {share}.")
+        if self.eval_samples < 1:
+            raise ValueError(f"prior.eval_samples must be at least 1; got {self.eval_samples}.")
+        if self.sampling.foretold and not self.foretold:
+            raise ValueError(
+                f"sampling.foretold={self.sampling.foretold} leans on what the conditions foretell, and with "
+                "prior.foretold=0 they foretell nothing. Set one of them."
+            )
+        weighed = self.sampling.guidance if isinstance(self.sampling.guidance, dict) else {}
+        if unknown := (set(weighed) | set(each) - {""}) - (set(CONDITIONS) - {"auto"}):
+            known, got = ", ".join(CONDITIONS[1:]), ", ".join(sorted(unknown))
+            raise ValueError(f"prior.drop_each and sampling.guidance know {known}; got {got}.")
         if unknown := (set(self.conditions) | set(each) - {""}) - set(CONDITIONS):
             raise ValueError(f"prior.conditions knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
 

@@ -120,6 +120,7 @@ class Prior(nn.Module):
         """What Muon leaves to AdamW: a row of a head belongs to one code."""
         self.start = nn.Parameter(torch.randn(width) * EMBEDDING_STD) if kind == "autoregressive" else None
         self._remember_places(width // heads)
+        self._check_window()
 
     def _source(self, width: int, attend: Sequence[str]) -> SourceCodes:
         parts = [one.part_width(width) for one in self.folds]
@@ -315,6 +316,14 @@ class Prior(nn.Module):
         grid = rearrange(of_row.weight[top:bottom], "r w -> r 1 w") + rearrange(of_column.weight, "c w -> 1 c w")
         cells = rearrange(grid, "r c w -> (r c) w")[begin - top * columns : end - top * columns]
         return cells + self.level_embedding.weight[level]
+
+    def _check_window(self) -> None:
+        """ValueError where the window does not fit the finest grid, or there is no level above it."""
+        if self.window and len(self.grids) == 1:
+            raise ValueError(
+                "window looks around a place on the level above, and there is one level alone: set it to 0."
+            )
+        self._plan(len(self.grids) - 1)
 
     def _plan(self, last: int) -> WindowPlan | None:
         if not self.window or last == 0 or last != len(self.grids) - 1:

@@ -102,6 +102,8 @@ class VQVAEConfig:
                 "backend.zero_stage=0 (plain DDP)."
             )
         self.backend.check(self.optimizer)
+        if self.val_samples < 1:
+            raise ValueError(f"val_samples must be at least 1; got {self.val_samples}.")
         if self.image_size is not None:
             self.check_size(self.image_size)
 

@@ -85,7 +85,7 @@ class AlignConfig:
         self.backend.check(self.optimizer)
         if self.vocabulary < 600:
             raise ValueError(f"vocabulary must be at least 600 (bytes, their word ends, marks); got {self.vocabulary}.")
-        if self.image_side % self.patch or self.patch < 1:
+        if self.patch < 1 or self.image_side % self.patch:
             raise ValueError(f"image_side must be a multiple of patch={self.patch}; got {self.image_side}.")
         if not 8 <= self.audio_bands <= 128:
             raise ValueError(f"audio_bands lies between 8 and 128; got {self.audio_bands}.")
@@ -112,8 +112,10 @@ class AlignConfig:
             raise ValueError(
                 f"attributes and more_captions are at least 0; got {self.attributes} and {self.more_captions}."
             )
-        if self.audio_seconds < 0.2 or self.text_tokens < 4 or self.embedding < 1 or not 0 < self.temperature < 10:
+        counts = self.embedding >= 1 and self.val_samples >= 1
+        if self.audio_seconds < 0.2 or self.text_tokens < 4 or not counts or not 0 < self.temperature < 10:
             raise ValueError(
-                "audio_seconds is at least 0.2, text_tokens at least 4, embedding positive and temperature between 0 "
-                f"and 10; got {self.audio_seconds}, {self.text_tokens}, {self.embedding}, {self.temperature}."
+                "audio_seconds is at least 0.2, text_tokens at least 4, embedding and val_samples at least 1 and "
+                f"temperature between 0 and 10; got {self.audio_seconds}, {self.text_tokens}, {self.embedding}, "
+                f"{self.val_samples}, {self.temperature}."
             )

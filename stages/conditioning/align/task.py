@@ -48,6 +48,10 @@ class Processors:
     """Their values as captions write them."""
 
 
+ALSO = "also"
+"""A field of a batch: further captions, `also0` and on."""
+
+
 def texts_of(
     batch: Batch, opposites: Sequence[tuple[str, str]], read: Callable[[str], list[int]]
 ) -> tuple[list[str], list[int]]:
@@ -60,7 +64,7 @@ def texts_of(
     """
     wrong = [exchanged(text, opposites) for text in batch["text"]] if opposites else []
     rows = [i for i, text in enumerate(wrong) if text != batch["text"][i] and read(text) != read(batch["text"][i])]
-    more = sorted(name for name in batch if name.startswith("also"))
+    more = sorted((name for name in batch if name.startswith(ALSO)), key=lambda name: int(name.removeprefix(ALSO)))
     return [*batch["text"], *(batch[name][i] for name in more for i in rows), *(wrong[i] for i in rows)], rows
 
 
