@@ -30,11 +30,12 @@ def call(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the figures are there; they are printed."""
     from launchers.stages import STAGES
 
-    run = run_folder(arguments.run).resolve()
+    run = run_folder(arguments.run)
     if strange := [one for one in arguments.overrides if not re.match(r"evaluation(@[\w.-]+)?\.", one)]:
         raise ConfigError(f"'{strange[0]}' is no setting of the evaluation: write evaluation.field=value.")
     if not (run / "recipe.yaml").is_file():
         raise ConfigError(f"{run} has no recipe.yaml: it is not the folder of a run.")
+    run = run.resolve()  # its name is that of the folder, by whatever path it was found
     recipe = load_recipe(run / "recipe.yaml", arguments.overrides)
     used = {name: str(folder) for name, folder in used_folders(run).items()}
     recipe = replace(recipe, name=run.name, use=used)
