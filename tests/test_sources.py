@@ -121,6 +121,7 @@ def test_the_split_of_a_row_is_what_it_says_or_its_folder(
             {"file_name": "0.png", "label": "cut \ud83d"},
             r"metadata.jsonl:2: 'label' holds half of a letter: 'cut \ud83d'",
         ),
+        ({"file_name": "0.png", "label": "\udc80"}, "metadata.jsonl:2: 'label' holds half of a letter"),
         ({"file_name": "cut \ud83d.png"}, "metadata.jsonl:2: 'file_name' holds half of a letter"),
     ],
 )

@@ -86,7 +86,7 @@ def _refuse_halves(value: Any, column: str, where: str) -> None:
     """JSON may hold half of a letter, which no file and no class is called by."""
     if isinstance(value, str):
         try:
-            os.fsencode(value)
+            value.encode() if column == "label" else os.fsencode(value)  # a file's name may be no UTF-8
         except UnicodeEncodeError as error:
             raise DataError(f"{where}: '{column}' holds half of a letter: {value!a}.") from error
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import MANIFEST, read_json
 from pipeline.config import Recipe
 from pipeline.errors import ConfigError
 from pipeline.hub import check_model
@@ -128,22 +128,12 @@ def picture_size(recipe: Recipe) -> int | None:
         if name.partition("@")[0] == "vqvae" and isinstance(section.get("image_size"), int):
             return int(section["image_size"])
     if "vqvae" in recipe.use:
-        return _told_by(Path(recipe.use["vqvae"]) / "manifest.json", "results", "image_size")
-    if "shards" in recipe.use:
-        return _told_by(Path(recipe.use["shards"]) / "dataset.json", "image_size")
-    size = recipe.sections.get("shards", {}).get("size", SHARDS_SIZE)
+        size = read_json(Path(recipe.use["vqvae"]) / MANIFEST).get("results", {}).get("image_size")
+    elif "shards" in recipe.use:
+        size = read_json(Path(recipe.use["shards"]) / "dataset.json").get("image_size")
+    else:
+        size = recipe.sections.get("shards", {}).get("size", SHARDS_SIZE)
     return size if isinstance(size, int) else None
-
-
-def _told_by(file: Path, *keys: str) -> int | None:
-    """The number at these keys of a JSON file; None where there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        for key in keys:
-            found = found[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, int) else None
 
 
 def check_data(cfg: CodesConfig, recipe: Recipe, shards: Path) -> None:

@@ -107,12 +107,6 @@ class PriorConfig:
             raise ValueError("prior.window is for kind 'masked'. Set prior.window=0 or prior.kind=masked.")
         if not 0 <= self.foretold < math.inf:
             raise ValueError(f"prior.foretold is the weight of a loss, finite and not negative; got {self.foretold}.")
-        shares = {name: getattr(self, name) for name in SHARES}
-        each = self.drop_each if isinstance(self.drop_each, dict) else {"": self.drop_each}
-        shares |= {f"drop_each.{name}".rstrip("."): chance for name, chance in each.items()}
-        for name, share in shares.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"prior.{name} lies in [0, 1); got {share}.")
         if self.eval_samples < 1:
             raise ValueError(f"prior.eval_samples must be at least 1; got {self.eval_samples}.")
         if self.sampling.foretold and not self.foretold:
@@ -120,11 +114,20 @@ class PriorConfig:
                 f"sampling.foretold={self.sampling.foretold} leans on what the conditions foretell, and with "
                 "prior.foretold=0 they foretell nothing. Set one of them."
             )
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        shares = {name: getattr(self, name) for name in SHARES}
+        each = self.drop_each if isinstance(self.drop_each, dict) else {"": self.drop_each}
+        shares |= {f"drop_each.{name}".rstrip("."): chance for name, chance in each.items()}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"prior.{name} lies in [0, 1); got {share}.")
         weighed = self.sampling.guidance if isinstance(self.sampling.guidance, dict) else {}
         if unknown := (set(weighed) | set(each) - {""}) - (set(CONDITIONS) - {"auto"}):
             known, got = ", ".join(CONDITIONS[1:]), ", ".join(sorted(unknown))
             raise ValueError(f"prior.drop_each and sampling.guidance know {known}; got {got}.")
-        if unknown := (set(self.conditions) | set(each) - {""}) - set(CONDITIONS):
+        if unknown := set(self.conditions) - set(CONDITIONS):
             raise ValueError(f"prior.conditions knows {', '.join(CONDITIONS)}; got {', '.join(sorted(unknown))}.")
 
     def _check_attend(self) -> None:

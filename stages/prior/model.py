@@ -320,9 +320,7 @@ class Prior(nn.Module):
     def _check_window(self) -> None:
         """ValueError where the window does not fit the finest grid, or there is no level above it."""
         if self.window and len(self.grids) == 1:
-            raise ValueError(
-                "window looks around a place on the level above, and there is one level alone: set it to 0."
-            )
+            raise ValueError("window attends to the level above too, and there is one level alone: set it to 0.")
         self._plan(len(self.grids) - 1)
 
     def _plan(self, last: int) -> WindowPlan | None:
