@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import random
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from PIL import Image
 
 from pipeline.randomness import numpy_rng
@@ -76,3 +78,19 @@ def _fuzzed(draw: random.Random, number: int) -> tuple[str, bytes]:
     elif fault == 7:
         suffix, payload = draw.choice([".tif", ".jpg"]), bytearray(encoded(image, "TIFF"))
     return suffix, bytes(payload)
+
+
+def foreign_tar(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, payload in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(payload)
+            tar.addfile(info, io.BytesIO(payload))
+    return path
+
+
+def sound(path: Path, seconds: float = 0.1, kind: str = "FLAC") -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.sin(np.arange(int(16_000 * seconds)) / 9) / 2, 16_000, format=kind)
+    return path.read_bytes()

@@ -32,7 +32,7 @@ from stages.images import center_decode, picture_to_tensor
 from stages.vqvae.load import load_autoencoder, save_autoencoder
 from stages.vqvae.model import Autoencoder
 from tests import spawn
-from tests.test_sources import foreign_tar
+from tests.source_folders import foreign_tar
 
 SIZE = 32
 

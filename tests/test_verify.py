@@ -17,10 +17,9 @@ from data_prep.verify import verify
 from pipeline.errors import ConfigError
 from pipeline.samples import Sample, encode_json
 from pipeline.shard_index import write_dataset, write_shard
-from tests.source_folders import class_folders, encoded, photo
+from tests.source_folders import class_folders, encoded, foreign_tar, photo
 from tests.test_samples import Payload
 from tests.test_sharding import config
-from tests.test_sources import foreign_tar
 
 
 @pytest.fixture
