@@ -43,6 +43,8 @@ def read_rows(source: Path, n: int) -> list[dict[str, Any]]:
     by_letter: dict[str, list[dict[str, Any]]] = {}
     for i in order:
         by_letter.setdefault(rows[i]["label"], []).append(rows[i])
+    if n > (most := 26 * min(map(len, by_letter.values()))):
+        raise SystemExit(f"{source} holds {most} letters, each as often; asked for are two times {n // 2}. Lower -n.")
     return [by_letter[letter][i] for i in range(-(-n // 26)) for letter in sorted(by_letter)][:n]
 
 
@@ -62,7 +64,9 @@ def score(run: Path, source: Path, n: int, out: Path) -> dict[str, Any]:
     for mode, asks in asks_of(asked, held).items():
         conditions = painter.reader.conditions(asks, painter.listens)
         painted = painter.paint_conditions(conditions, torch.arange(len(asks)) + 5_000_000)
-        Image.fromarray(rows_of_pictures(*np.split(painted[: 4 * SHOWN], 4))).save(out / f"{mode}.png")
+        shown = painted[: min(4 * SHOWN, len(painted) // 4 * 4)]
+        if len(shown):
+            Image.fromarray(rows_of_pictures(*np.split(shown, 4))).save(out / f"{mode}.png")
         images = torch.from_numpy(rearrange(painted, "n h w c -> n c h w").copy())
         named = truth if mode == "text" else {CLASS: truth[CLASS]}
         share = precision_recall_density_coverage(reference, features(probe.features, images), 5)["coverage"] / ceiling

@@ -26,6 +26,7 @@ from data_prep.worker import Progress, ShardTask, begin_worker, write_in_worker
 from pipeline.atomic_file import sweep
 from pipeline.errors import DataError, TesseraError
 from pipeline.shard_index import Shard, sha256_of, write_dataset
+from pipeline.stopping import heed_stop_file
 
 POLL_SECONDS = 0.5
 _MODALITIES = {"cls": "class", "txt": "text", "flac": "audio", "wav": "audio", "source.png": "source"}
@@ -84,6 +85,7 @@ class _Done:
 
     def report(self, items: int) -> None:
         """Progress; workers are ahead of the shards that are finished, so a lower number is held back."""
+        heed_stop_file(self.out)
         if items > self._reported:
             self._reported = items
             self._report(items, self.total)

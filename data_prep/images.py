@@ -22,6 +22,7 @@ from pipeline.samples import (
     decode_image,
     is_one_shape,
     read_header,
+    without_ends,
 )
 
 SOURCE_FORMATS = (*STORED_FORMATS, "BMP", "GIF")
@@ -45,9 +46,10 @@ def stored_image(payload: bytes, cfg: ShardsConfig) -> StoredImage:
 
     A picture whose short side is at most `cfg.stored_side` keeps its pixels, and its very bytes when it is a plain
     upright RGB or grey JPEG, PNG or WebP; from half the training size on, decoding scales it up. Below it is rejected.
+    Of a strip that is scaled the middle is stored, all that training looks at.
 
     Raises:
-        RejectedError: not_an_image, unsupported_format, too_many_pixels, too_small or damaged_image.
+        RejectedError: not_an_image, unsupported_format, too_many_pixels, too_small, too_long_picture or damaged_image.
     """
     header = header_of(payload)
     if 2 * header.short_side < cfg.size:
@@ -56,7 +58,7 @@ def stored_image(payload: bytes, cfg: ShardsConfig) -> StoredImage:
     height, width = pixels.shape[:2]
     if header.short_side <= cfg.stored_side and _is_plain(header):
         return StoredImage(_EXTENSION[header.format], payload, width, height)
-    pixels = scaled(pixels, cfg.stored_side)
+    pixels = scaled(without_ends(pixels), cfg.stored_side)
     extension = _EXTENSION.get(header.format, "png") if cfg.format == "keep" else cfg.format
     return StoredImage(extension, encode_image(pixels, extension, cfg.quality), pixels.shape[1], pixels.shape[0])
 
@@ -65,8 +67,9 @@ def stored_pair(payload: bytes, cfg: ShardsConfig, target: StoredImage) -> bytes
     """A condition picture as PNG: the target's very size where the two have one shape, else its own short side."""
     header_of(payload)
     pixels = pixels_of(payload, cfg.stored_side)
-    if is_one_shape(pixels.shape, (target.height, target.width)):
-        return encode_image(_resized(pixels, target.width, target.height), "png", cfg.quality)
+    for one in (pixels, pixels := without_ends(pixels)):
+        if is_one_shape(one.shape, (target.height, target.width)):
+            return encode_image(_resized(one, target.width, target.height), "png", cfg.quality)
     return encode_image(scaled(pixels, cfg.stored_side), "png", cfg.quality)
 
 
@@ -117,12 +120,22 @@ def _resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def encode_image(pixels: np.ndarray, extension: str, quality: int) -> bytes:
-    """Bytes of a jpg (4:4:4), png or webp; the same pixels give the same bytes."""
+    """Bytes of a jpg (4:4:4), png or webp; the same pixels give the same bytes.
+
+    Raises:
+        RejectedError: too_long_picture, for the format.
+    """
     options: dict[str, dict[str, Any]] = {
         "jpg": {"format": "JPEG", "quality": quality, "subsampling": 0},
         "png": {"format": "PNG", "compress_level": 6},
         "webp": {"format": "WEBP", "quality": quality, "method": 4},
     }
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, **options[extension])
+    try:
+        Image.fromarray(pixels).save(out, **options[extension])
+    except (OSError, ValueError) as error:
+        height, width = pixels.shape[:2]
+        raise RejectedError(
+            "too_long_picture", f"{width} x {height} as {extension} ({error}); try format=png"
+        ) from None
     return out.getvalue()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.rejects import RejectedError
+from pipeline.errors import DataError
 from pipeline.samples import MAX_MEMBER_BYTES
 
 Members = dict[str, bytes]
+PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT})
+"""Faults that say nothing of the file: left out for one of these it would be missing for good."""
 
 
 class Place(NamedTuple):
@@ -32,6 +37,7 @@ class Place(NamedTuple):
 
         Raises:
             RejectedError: missing, unreadable, empty, too large or not a regular file.
+            DataError: the disk or the system failed, and the file may be whole.
         """
         try:
             if not stat.S_ISREG(Path(self.path).stat().st_mode):  # opening a pipe would wait for ever
@@ -42,6 +48,10 @@ class Place(NamedTuple):
         except FileNotFoundError:
             raise RejectedError("missing_file", "no such file") from None
         except OSError as error:
+            if error.errno in PASSING:
+                raise DataError(
+                    f"{printable(self.path)}: {error.strerror}. The same line typed again goes on from here."
+                ) from error
             raise RejectedError("unreadable_file", error.strerror or type(error).__name__) from None
         if len(payload) > most:
             raise RejectedError("too_large_file", f"more than {most >> 20} MiB")
@@ -101,6 +111,17 @@ def file_place(path: str) -> Place:
         return Place(path, Path(path).stat().st_size)
     except OSError:
         return Place(path, -1)
+
+
+def label_text(value: Any) -> str | None:
+    """A class name or number as text; None where it is missing, which data sets also write as -1.
+
+    Whole numbers beside missing cells become floats in tables of others: 2.0 is the label 2.
+    """
+    text = str(value).strip() if value is not None else ""
+    if re.fullmatch(r"-?\d+\.0+", text):
+        text = text.partition(".")[0]
+    return None if text in ("", "nan", "-1") else text
 
 
 def number_labels(labels: list[str | None]) -> tuple[tuple[str, ...], list[int | None]]:

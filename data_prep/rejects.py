@@ -22,6 +22,7 @@ REASONS = {
     "unsupported_format": "a picture format that is not read",
     "too_many_pixels": "more than 50 million pixels",
     "too_small": "the short side is below half the training size",
+    "too_long_picture": "too long or too large for the format it is stored in",
     "damaged_image": "cut off or damaged",
     "damaged_sound": "empty, damaged or of an unknown format",
     "too_long_sound": "longer than ten minutes: cut out the part that is meant",

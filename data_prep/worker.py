@@ -15,7 +15,7 @@ from typing import Any
 from data_prep.items import Item, Members
 from data_prep.plan import ShardPlan
 from data_prep.rejects import Reject, RejectedError
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TesseraError
 from pipeline.samples import Sample
 from pipeline.shard_index import Shard, write_shard
 
@@ -65,13 +65,22 @@ class ShardTask:
             if progress.stop():
                 raise StopWorkerError
             try:
-                yield Sample(key, make(item))
+                sample = Sample(key, make(item))
             except RejectedError as reject:
                 rejects.append(reject.line(item.source))
+                progress.step()
+                continue
             except MemoryError:
                 raise DataError(
                     f"{item.source}: memory ran out while it was converted. Try:  --workers 1  (shards.workers=1)"
                 ) from None
+            except TesseraError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"{item.source}: it cannot be converted ({type(error).__name__}: {str(error)[:200]}). Take it away."
+                ) from error
+            yield sample
             progress.step()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ import warnings
 from pipeline.errors import ConfigError, Stopped, TesseraError
 from pipeline.stopping import StopRequest, stop_signals
 
+NO_PLACE = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT, errno.EEXIST)
 PATIENCE = 5.0
 """Seconds a silent rank waits before it ends; whoever ends first ends them all."""
 
@@ -34,13 +36,20 @@ def answer(arguments: argparse.Namespace) -> int:
         return _say(error)
 
 
+def _unknown(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in NO_PLACE and error.filename is not None:
+        return f"cannot write {error.filename}: {error.strerror}. Make room or name another folder (--runs, --out)."
+    return f"{type(error).__name__}: {error}\nAdd --debug to see where."
+
+
 def _say(error: Exception) -> int:
     rank = int(os.environ.get("RANK", "0"))
     if rank == 0 or not isinstance(error, ConfigError | Stopped):  # those are the same on every rank
         known = isinstance(error, TesseraError)
-        line = str(error) if known else f"{type(error).__name__}: {error}\nAdd --debug to see where."
+        line = str(error) if known else _unknown(error)
         prefix = "" if isinstance(error, Stopped) else "error: "
         print(f"{prefix}{f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr, flush=True)
     elif isinstance(error, ConfigError):  # a launcher stops the others when one has ended: let rank 0 speak first
         time.sleep(PATIENCE)
+        print(f"error: rank {rank}: {error}", file=sys.stderr, flush=True)  # still here: it is this rank's alone
     return error.exit_code if isinstance(error, TesseraError) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ TEMPORARY = ".part-"
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` when the block ends well, and vanishes when it raises."""
-    temporary = path.with_name(f".{path.name}{TEMPORARY}{os.getpid()}")
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"  # processes in two containers may have one number
+    temporary = path.with_name(f".{path.name}{TEMPORARY}{mark}")
     try:
         with temporary.open("wb", buffering=1 << 20) as file:
             yield file

@@ -69,7 +69,7 @@ def load_recipe(path_or_stem: str | Path, overrides: Iterable[str] = ()) -> Reci
     seed = values.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise ConfigError(f"{path}: seed must be a whole number from 0 to 2**63 - 1; got {seed!r}.")
-    use = {key: str(value) for key, value in _mapping(values, "use", path).items()}
+    use = {key: _at_home(str(value)) for key, value in _mapping(values, "use", path).items()}
     sections = {key: _mapping(values, key, path) for key in values if key not in RESERVED}
     _take_external_shards(sections, use, path)
     data = {**values, "name": name, "seed": seed}
@@ -83,9 +83,14 @@ def _merge(values: dict[str, Any], overrides: tuple[str, ...], path: Path) -> di
     for item in overrides:
         if not re.match(r"[A-Za-z_][\w@.-]*=", item):
             raise ConfigError(f"'{item}' is not an override: write stage.field=value, as in vqvae.loop.steps=200.")
+        if re.search(r"\s#", item) and item.partition("=")[2][:1] not in ("'", '"', "[", "{"):
+            raise ConfigError(f"'{item}': what follows ' #' would be a comment. Quote the value:  key='\"a #b\"'")
     try:
         merged = OmegaConf.merge(OmegaConf.create(values), OmegaConf.from_dotlist(list(overrides)))
+        refuse_secrets(OmegaConf.to_container(merged, resolve=False), str(path))  # before they are looked up
         resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except ConfigError:
+        raise
     except Exception as error:  # OmegaConf's errors share no base with yaml's
         raise ConfigError(f"{path}: {' '.join(str(error).split())[:300]}") from error
     assert isinstance(resolved, dict)
@@ -109,9 +114,13 @@ def _take_external_shards(sections: dict[str, dict[str, Any]], use: dict[str, st
                 f"{path}: 'shards.path' reads shards that exist, so 'shards.{extra[0]}' has no effect: remove one. "
                 f"To make shards from raw images write 'source' instead of 'path'."
             )
-        use["shards"] = str(external["path"])
+        use["shards"] = _at_home(str(external["path"]))
     if both := [key for key in use if key in sections]:
         raise ConfigError(f"{path}: '{both[0]}' is both a section (it would run) and under 'use': remove one of them.")
+
+
+def _at_home(folder: str) -> str:
+    return str(Path(folder).expanduser()) if folder.startswith("~") else folder
 
 
 def stage_of(instance: str, stages: Iterable[Stage]) -> Stage | None:

@@ -17,6 +17,12 @@ def at_home(config: Any, *names: str) -> None:
             object.__setattr__(config, name, str(Path(where).expanduser()))
 
 
+def check_finished(setting: str, folder: str) -> None:
+    """ValueError where `folder`, a finished stage to start from, holds no weights; nothing where none is named."""
+    if folder and not (Path(folder) / "model" / WEIGHTS[0]).is_file():
+        raise ValueError(f"{setting}={folder} is no finished stage: {folder}/model/{WEIGHTS[0]} is not there.")
+
+
 def check_model(setting: str, where: str) -> None:
     """ValueError where `where`, a folder or a hub id, holds no model; of an id that is not cached the hub is asked.
 

@@ -191,5 +191,5 @@ def _refusal(path: Path, holder: dict[str, Any]) -> str:
     job = f" (Slurm job {holder['job']})" if holder.get("job") else ""
     return (
         f"{path.parent} is in use by {who}{job} since {holder.get('since', '?')}: one run at a time may write it.\n"
-        f"Wait for it, stop it (touch {path.parent / 'STOP'}), or give this run another name:  name=OTHER"
+        f"Wait for it, stop it (touch {path.parent / 'STOP'}), or write elsewhere (a run:  name=OTHER)"
     )

@@ -18,6 +18,8 @@ PACKAGED = Path(__file__).resolve().parent / "recipes"
 _SECRET = re.compile(
     r"(?i)(api_?key|secret|passw|credential|private_?key|access_?key|auth_?token|(^|[_.])(token|pwd|wandb_key)$)"
 )
+SECRET_VALUE = re.compile(r"hf_\w{16,}|AKIA[0-9A-Z]{12,}|\b[0-9a-f]{40}\b|(?<=://)[^/@\s]+(?=@)")
+"""Tokens of Hugging Face, AWS and W&B, and what stands before the host in an address."""
 _ENV = re.compile(r"\$\{oc\.env:\s*([^},]+)")
 
 
@@ -120,6 +122,11 @@ def refuse_secrets(values: Any, place: str, key: str = "") -> None:
         for name in _ENV.findall(values):
             if _SECRET.search(name.strip()):
                 raise ConfigError(f"{place}: '{key}' reads the secret {name.strip()} from the environment: remove it.")
+        if SECRET_VALUE.search(values):
+            raise ConfigError(
+                f"{place}: '{key}' holds a key or a password; a recipe is copied into run folders and reports. "
+                "Set it in the environment, or in the machine's own file for it (.netrc)."
+            )
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ one of several goes through `launch`, which starts the processes and returns the
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +27,8 @@ from pipeline.recipe_file import PACKAGED
 from pipeline.schema import did_you_mean
 from pipeline.stage import Results, Stage
 from pipeline.stage_run import Job, refuse_changed, refuse_data, run_stage
+from pipeline.stopping import STOP_FILE
 
-STOP_FILE = "STOP"
 SHOWN_NUMBERS = 8
 
 
@@ -117,7 +118,8 @@ def make_job(recipe: Recipe, stages: Iterable[Stage], instance: str, cfg: Any, r
         inputs[need] = Path(recipe.use[name]) if name in recipe.use else runs / recipe.name / name
         _refuse_other_stage(need, inputs[need])
     shown = recipe.path.stem if recipe.path.parent in (PACKAGED, Path("configs")) else str(recipe.path)
-    command = " ".join(["tessera run", shown, *recipe.overrides])
+    elsewhere = [] if runs == Path("runs") else ["--runs", str(runs)]
+    command = shlex.join(["tessera", "run", shown, *recipe.overrides, *elsewhere])
     return Job(
         instance=instance, stage=stage, cfg=cfg, inputs=inputs, out=runs / recipe.name / instance, command=command
     )

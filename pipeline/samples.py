@@ -31,6 +31,8 @@ SOUND_MEMBERS = ("flac", "wav")
 CAPTION_MEMBERS = ("txt", "text", "caption")
 """Ours are the first; tars made by others have any."""
 SAME_SHAPE = 0.02
+LONGEST = 16
+"""Longest side of a picture that is looked at, in units of its short side."""
 EXECUTABLE_MEMBERS = frozenset({"pkl", "pickle", "pyd", "pth", "pt", "ckpt", "joblib", "dill"})
 """Members other readers unpickle, which runs whatever code they hold; refused wherever they turn up."""
 STORED_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -101,6 +103,13 @@ def captions_in(record: Mapping[str, Any]) -> list[str]:
 def is_one_shape(one: Sequence[int], other: Sequence[int]) -> bool:
     """Whether two pictures (height, width) differ in size alone."""
     return abs(one[1] * other[0] / (one[0] * other[1]) - 1) <= SAME_SHAPE
+
+
+def without_ends(pixels: np.ndarray) -> np.ndarray:
+    """The middle (h2, w2, 3) of a strip (h, w, 3) longer than `LONGEST` short sides: whole it may fill the memory."""
+    most = LONGEST * min(pixels.shape[:2])
+    top, left = (max(0, (side - most) // 2) for side in pixels.shape[:2])
+    return pixels[top : top + most, left : left + most]
 
 
 def last_part(extension: str) -> str:
@@ -200,9 +209,14 @@ def _decode_image(payload: bytes, min_side: int | None, formats: tuple[str, ...]
     image = _open_image(payload, formats)
     orientation = int(image.getexif().get(_ORIENTATION, 1))
     if min_side is not None and image.format == "JPEG":
-        scale = max(1, min(image.size) // min_side)
-        image.draft("RGB", (-(-image.width // scale), -(-image.height // scale)))
+        scale = _scale(min(image.size), min_side)
+        image.draft("RGB", (image.width // scale, image.height // scale))
     return _upright(rgb_of(image), orientation)
+
+
+def _scale(short: int, min_side: int) -> int:
+    """The largest of the scales 1/8, 1/4, 1/2 and 1, which every decoder has, that leaves `min_side` pixels."""
+    return next((scale for scale in (8, 4, 2) if -(-short // scale) >= min_side), 1)
 
 
 def _fast_jpeg(payload: bytes, min_side: int | None) -> np.ndarray:
@@ -210,10 +224,12 @@ def _fast_jpeg(payload: bytes, min_side: int | None) -> np.ndarray:
     _check_pixels(width, height)
     if color in ("CMYK", "YCCK"):
         raise ValueError(color)
-    if min_side is None or min(height, width) <= min_side:
+    scale = 1 if min_side is None else _scale(min(height, width), min_side)
+    if scale == 1:
         pixels = simplejpeg.decode_jpeg(payload, colorspace="RGB")
     else:
-        pixels = simplejpeg.decode_jpeg(payload, colorspace="RGB", min_height=min_side, min_width=min_side)
+        least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+        pixels = simplejpeg.decode_jpeg(payload, colorspace="RGB", **least)
     return _upright(pixels, _jpeg_orientation(payload))
 
 

@@ -91,7 +91,8 @@ def open_shards(root: str | Path) -> ShardSet:
     """Open a folder of shards, or the http(s), s3 or hf URL of one.
 
     Tars without `dataset.json` (made by others) are indexed once: split by `train`, `val` or `test` in their names
-    (`train` if none), index stored beside them or, where the folder is read-only, in the cache.
+    (`train` if none), index stored beside them or, where the folder is read-only or another's file has that name, in
+    the cache.
 
     Raises:
         ConfigError: no such folder, no tars in it, or a URL without `dataset.json`.
@@ -149,8 +150,8 @@ def _load_index(shard: Shard) -> ShardIndex:
         from pipeline.remote import local_sidecar  # it imports this module
 
         path = str(local_sidecar(shard))
-    elif not Path(path).is_file():
-        path = str(_cached_index(Path(shard.path)))
+    elif (cached := _cached_index(Path(shard.path))).is_file() and _own_sidecar(Path(path)) is None:
+        path = str(cached)
     sidecar = _read_json(path)
     if sidecar.get("sha256") != shard.sha256:
         raise DataError(
@@ -197,7 +198,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _foreign(folder: Path) -> ShardSet:
-    tars = sorted(p for pattern in ("*.tar", "*/*.tar") for p in folder.glob(pattern) if not p.name.startswith("."))
+    tars = sorted(p for pattern in ("*.tar", "*/*.tar") for p in folder.glob(pattern) if _is_tar(p))
     if not tars:
         raise ConfigError(
             f"{folder} holds no shards (no {DATASET}, no .tar).\nMake some:  tessera shard SOURCE {folder}"
@@ -210,26 +211,51 @@ def _foreign(folder: Path) -> ShardSet:
     return ShardSet(str(folder), {}, splits)
 
 
+def _is_tar(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")
+
+
 def split_of(name: str) -> str:
     """The split a foreign tar's name speaks of; `train` if none."""
     match = _SPLIT.search(name)
     return {"valid": "val", "validation": "val"}.get(match[1], match[1]) if match else "train"
 
 
+def is_sidecar(value: Any) -> bool:
+    """Whether the JSON beside a tar is what `sidecar` makes; others keep annotations under that name."""
+    return isinstance(value, dict) and {"format", "shard", "bytes", "sha256", "members"} <= value.keys()
+
+
+def _own_sidecar(path: Path) -> dict[str, Any] | None:
+    """A sidecar of ours; None where there is none, or something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if is_sidecar(value) else None
+
+
+def _is_older(index: Path, tar: Path) -> bool:
+    """Whether a tar changed after it was indexed: padded to blocks, it may be as long as before."""
+    return index.is_file() and index.stat().st_mtime_ns < tar.stat().st_mtime_ns
+
+
 def _index_foreign(tar: Path, name: str) -> Shard:
-    for path in (Path(sidecar_path(str(tar))), _cached_index(tar)):
-        if path.is_file():
-            known = _read_json(str(path))
-            if known.get("format") == FORMAT and known.get("bytes") == tar.stat().st_size:
-                return Shard(str(tar), name, known["split"], known["samples"], known["bytes"], known["sha256"])
+    beside, cached = Path(sidecar_path(str(tar))), _cached_index(tar)
+    for path in (beside, cached):
+        known = None if _is_older(path, tar) else _own_sidecar(path)
+        if known is not None and known["format"] == FORMAT and known["bytes"] == tar.stat().st_size:
+            return Shard(str(tar), name, known["split"], known["samples"], known["bytes"], known["sha256"])
     index = scan_tar(tar)
     shard = Shard(str(tar), name, split_of(name), len(index.keys), tar.stat().st_size, sha256_of(tar))
     payload = sidecar(shard, index, [])
     try:
-        write_atomically(Path(sidecar_path(str(tar))), payload)
-    except OSError:  # a read-only folder
-        _cached_index(tar).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_cached_index(tar), payload)
+        if beside.exists() and _own_sidecar(beside) is None:
+            raise FileExistsError(beside)  # another's file
+        write_atomically(beside, payload)
+    except OSError:  # a read-only folder, or a name that is taken
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cached, payload)
     return shard
 
 

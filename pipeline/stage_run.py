@@ -152,7 +152,12 @@ def run_stage(job: Job) -> Results:
         return dict(artifacts.read_manifest(job.out)["results"])
     inputs = job.input_fingerprints()
     refuse_changed(job, inputs)
-    rank = int(os.environ.get("RANK", "0"))
+    rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if world > 1 and not job.stage.distributed:
+        raise ConfigError(
+            f"'{job.instance}' runs in one process, and a launcher started {world}: type  {job.command}  without it, "
+            "which starts the processes of trained stages itself (--processes N)."
+        )
     if rank > 0:
         job.out.mkdir(parents=True, exist_ok=True)
         with _logged(job, job.out / f"log-rank{rank}.txt"):

@@ -1,18 +1,33 @@
-"""Stop signals where no training loop listens: SIGTERM, SIGINT and SIGUSR1 end the work at once; exit code 85."""
+"""Stop requests where no training loop listens: SIGTERM, SIGINT, SIGUSR1 or a file STOP end the work; exit code 85."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pipeline.errors import Stopped
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_FILE = "STOP"
 
 
 class StopRequest(BaseException):
     """Raised in the main thread by a stop signal; not an Exception, so that nothing on the way swallows it."""
+
+
+def heed_stop_file(out: Path) -> None:
+    """Raise Stopped where a file STOP lies in a stage's folder or in its run's; what is finished stays.
+
+    The file is taken away: the same line typed again must resume, not stop again.
+    """
+    for path in (out / STOP_FILE, out.parent / STOP_FILE):
+        if path.exists():
+            path.unlink(missing_ok=True)
+            raise Stopped(f"stopped on request ({path}); the same line typed again resumes.")
 
 
 @contextmanager

@@ -45,9 +45,10 @@ class TrackingConfig:
 
     def wandb_mode(self) -> str:
         """`online`, `offline` or `disabled`, after a look at the environment."""
-        if "disabled" in (self.mode, os.environ.get("WANDB_MODE")):
+        wanted = os.environ.get("WANDB_MODE", "").lower()
+        if "disabled" in (self.mode, wanted):
             return "disabled"
-        key = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE") != "offline"
+        key = bool(os.environ.get("WANDB_API_KEY")) and wanted in ("", "online", "run")  # `dryrun` is offline too
         return "online" if key and self.mode in ("auto", "online") else "offline"
 
 

@@ -8,6 +8,7 @@ file STOP in the run or stage folder) is agreed on by all ranks after each step,
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline import randomness
 from pipeline.errors import Stopped, TesseraError, out_of_memory
 from pipeline.progress import Progress
+from pipeline.stopping import SIGNALS, STOP_FILE
 from pipeline.tracking import Tracker
 from pipeline.training_config import LoopConfig
 
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Any]
-STOP_FILE = "STOP"
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+INSISTS_AFTER = 3.0
+"""Seconds after which a stop signal is another one, not the first one passed on."""
 
 
 class Task(Protocol):
@@ -96,6 +98,8 @@ class Run:
         self.tracker.cut_back(step)
         self._saved_step = self._logged_step = step
         self._saved_at = self._logged_at = time.monotonic()
+        if step:
+            log.info("goes on after step %d", step)
         return step
 
     def _warm_up(self) -> None:
@@ -130,11 +134,19 @@ class Run:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Turn the stop signals into a request while the loop runs; a second one gets the default answer."""
+        """Turn the stop signals into a request while the loop runs; who insists gets the default answer.
 
-        def request(number: int, _frame: FrameType | None) -> None:
+        One request comes several times where a whole process group gets it and a launcher passes it on.
+        """
+        asked_at = math.inf
+
+        def request(number: int, frame: FrameType | None) -> None:
+            nonlocal asked_at
+            asked_at = min(asked_at, time.monotonic())
             self.signal_seen = True
-            signal.signal(number, previous[number])
+            if time.monotonic() - asked_at > INSISTS_AFTER:
+                signal.signal(number, previous[number])
+                signal.raise_signal(number)
 
         previous: dict[int, Any] = {}
         try:
@@ -167,6 +179,7 @@ class Run:
 
     def evaluate(self, step: int) -> None:
         """Figures on val; a new best is saved at once."""
+        began = time.monotonic()
         values = self.task.evaluate(step)
         self.tracker.log({k if "/" in k else f"val/{k}": v for k, v in values.items()}, step)
         if self.progress is not None:
@@ -176,14 +189,15 @@ class Run:
         value = values.get(name)
         if value is not None and (self.best is None or (value < self.best) == (direction == "min")):
             self.best, self.best_step = value, step
-        self._not_training()
+        self._not_training(began)
 
     def paint(self, step: int) -> None:
         """Sample pictures into `samples/` and to the tracker."""
+        began = time.monotonic()
         if self.backend.is_main:
             self.tracker.images(self.task.paint(step), step)
         self.backend.barrier()
-        self._not_training()
+        self._not_training(began)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is due by steps, by minutes or because this step is the best, as rank 0 sees it."""
@@ -198,14 +212,15 @@ class Run:
 
         if step == self._saved_step:
             return
+        began = time.monotonic()
         state = {"best": self.best, "best_step": self.best_step}
         checkpoint.save(self.out / "checkpoints", step, self.task.players, state, self.backend, self.cfg.keep_last)
         self._saved_step, self._saved_at = step, time.monotonic()
-        self._not_training()
+        self._not_training(began)
 
-    def _not_training(self) -> None:
-        """Throughput counts training only."""
-        self._logged_at = time.monotonic()
+    def _not_training(self, began: float) -> None:
+        """Throughput counts training only: the time since `began` is left out."""
+        self._logged_at += time.monotonic() - began
 
 
 def fit(task: Task, batches: Iterable[list[Batch]], cfg: LoopConfig, run: Run, *, global_batch: int) -> int:

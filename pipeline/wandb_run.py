@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe_file import SECRET_VALUE
+
 WANDB_ID = "wandb_id.json"
 _SECRET_NAME = re.compile(r"token$|secret|password|passwd|api_?key|credential", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"hf_\w{16,}|AKIA[0-9A-Z]{12,}|\b[0-9a-f]{40}\b|(?<=://)[^/@\s]+(?=@)")
 
 
 def open_wandb(
@@ -108,5 +109,5 @@ def redact(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact(item) for item in value]
     if isinstance(value, str):
-        return _SECRET_VALUE.sub("[hidden]", value)
+        return SECRET_VALUE.sub("[hidden]", value)
     return value if isinstance(value, int | float | bool | type(None)) else str(value)

@@ -166,11 +166,19 @@ class Reader:
         if ask.mask is None or ask.image is None:
             return None
         picture = read_picture(ask.image, self.image_size)
-        fresh = read_picture(like(ask.mask, ask.image), self.image_size).mean(axis=2) >= 128
+        mask = like(ask.mask, ask.image)
+        fresh = read_picture(mask, self.image_size).mean(axis=2) >= 128
         if fresh.all() or not fresh.any():
+            what, why = ("white", "nothing of the picture would stay") if fresh.all() else ("black", "nothing is new")
+            mixed = mask.min() < 128 <= mask.max()
             raise ConfigError(
-                "the mask is all white (nothing of the picture would stay) or all black (nothing would be painted): "
-                "paint white what is to be new."
+                f"the mask is all {what} ({why})"
+                + (
+                    f" in the centre square that is painted, at its {self.image_size} pixels: crop the picture around "
+                    "what is meant, or mask more boldly."
+                    if mixed
+                    else ": paint white what is to be new."
+                )
             )
         stays = torch.from_numpy(~fresh)
         where = [self._whole_cells(stays, factor) for factor in self.autoencoder.levels]

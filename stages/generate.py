@@ -276,6 +276,12 @@ class Painter:
         names = ask.modalities
         return names if "text" in names or ask.negative is None else [*names, "text"]
 
+    def source_of(self, condition: Condition, most: int) -> np.ndarray:
+        """The source pictures behind the first conditions, as their codes keep them: uint8 (b, height, width, 3)."""
+        flat = condition.tokens[:most, :, 0].long()
+        levels = zip(torch.split(flat, self.prior.sizes, dim=1), self.prior.grids, strict=True)
+        return self._decoded([rearrange(codes, "b (h w) -> b h w", h=h) for codes, (h, _) in levels])
+
     @torch.no_grad()
     def _decoded(self, codes: list[Tensor]) -> np.ndarray:
         return tensor_to_picture(self.autoencoder.decode(codes))

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.samples import MAX_SOUND_SECONDS, decode_image, decode_sound, rgb_of
+from pipeline.samples import MAX_SOUND_SECONDS, decode_image, decode_sound, rgb_of, without_ends
 from stages.conditioning.sounds import Sound
-from stages.images import cut, fit_short_side, without_ends
+from stages.images import cut, fit_short_side
 
 Picture = str | Path | np.ndarray | Image.Image
 
@@ -88,7 +88,7 @@ def _pixels(what: Picture) -> UInt8[np.ndarray, "h w 3"]:
             raise DataError(f"an image is uint8 (h, w), (h, w, 3) or (h, w, 4); got {what.dtype} {what.shape}.")
         what = Image.fromarray(what)
     if isinstance(what, Image.Image):
-        return rgb_of(what)
+        return rgb_of(ImageOps.exif_transpose(what))  # upright, as the same file is by its path
     try:
         return decode_image(_file(what, "picture").read_bytes())
     except DataError as error:

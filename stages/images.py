@@ -16,11 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.samples import Sample, decode_image, image_member
+from pipeline.samples import Sample, decode_image, image_member, without_ends
 from pipeline.shards import Draw
 
-LONGEST = 16
-"""Longest side of a picture that is looked at, in units of its short side."""
 MARGIN = 1.125
 """Short side of a picture before cropping, in units of the crop's side."""
 
@@ -74,13 +72,6 @@ def fit_short_side(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.nd
     scale = (most if short > most else size) / short
     to = (max(size, round(width * scale)), max(size, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(to, Image.Resampling.LANCZOS))
-
-
-def without_ends(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The middle of a strip longer than `LONGEST` of its short sides: scaled whole it would fill the memory."""
-    most = LONGEST * min(pixels.shape[:2])
-    top, left = (max(0, (side - most) // 2) for side in pixels.shape[:2])
-    return pixels[top : top + most, left : left + most]
 
 
 def cut(

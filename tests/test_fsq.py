@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.vqvae.fsq import STEPS, FiniteScalarQuantizer
+from stages.vqvae.fsq import FiniteScalarQuantizer
+from stages.vqvae.settings import FSQ_STEPS
 
 
 def features(width: int, *, spread: float = 2.0, seed: int = 0) -> Tensor:
@@ -19,11 +20,11 @@ def as_rows(latents: Tensor) -> Tensor:
     return latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
 
 
-@pytest.mark.parametrize("rows", STEPS)
+@pytest.mark.parametrize("rows", FSQ_STEPS)
 def test_the_codebook_is_about_as_large_as_asked_for_and_no_two_rows_are_alike(rows: int) -> None:
     quantizer = FiniteScalarQuantizer(rows)
 
-    assert quantizer.rows == len(quantizer.codebook) == math.prod(STEPS[rows])
+    assert quantizer.rows == len(quantizer.codebook) == math.prod(FSQ_STEPS[rows])
     assert 0.9 < quantizer.rows / rows < 1.1
     assert len(quantizer.codebook.unique(dim=0)) == quantizer.rows
     assert quantizer.codebook.min() == -1 and quantizer.codebook.max() == 1

@@ -205,7 +205,7 @@ def test_sounds_given_as_numbers_are_looked_at_too(painter: Painter) -> None:
 def test_a_row_of_prompts_ends_at_a_newline_alone(tmp_path: Path) -> None:
     strange = "a bird\u2028in the\x0bsnow"
     (tmp_path / "rows").write_bytes(f'{{"text": "{strange[:13]}"}}\r\n{strange}\n'.encode())
-    assert [row["text"] for row in read_prompts(tmp_path / "rows")] == [strange[:13], strange]
+    assert [row["text"] for _, row in read_prompts(tmp_path / "rows")] == [strange[:13], strange]
 
 
 def test_a_strip_is_cut_before_it_is_scaled() -> None:

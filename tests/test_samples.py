@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import struct
 import zlib
@@ -52,11 +53,15 @@ def test_lossless_pictures_come_back_exactly(extension: str) -> None:
 
 def test_jpegs_decode_to_the_same_pixels_with_and_without_simplejpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg")
-    payload = encoded(Image.fromarray(picture(97, 131)), "JPEG", quality=90)
-    fast = decode_image(payload)
+    payloads = [
+        encoded(Image.fromarray(picture(*size)), "JPEG", quality=90) for size in ((97, 131), (1000, 1203), (9, 7))
+    ]
+    sides = (None, 2, 8, 72, 125, 288, 500, 576, 1000, 2000)
+    fast = [decode_image(payload, min_side=side) for payload in payloads for side in sides]
     monkeypatch.setattr(samples, "simplejpeg", None)
 
-    np.testing.assert_array_equal(decode_image(payload), fast)
+    for pixels, (payload, side) in zip(fast, itertools.product(payloads, sides), strict=True):
+        np.testing.assert_array_equal(decode_image(payload, min_side=side), pixels)
 
 
 @pytest.mark.parametrize("fast", [True, False])

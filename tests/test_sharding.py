@@ -137,7 +137,7 @@ def test_an_error_in_the_middle_of_a_shard_leaves_no_shard_of_that_name(
 
     real: Callable[..., bytes] = images.encode_image
     monkeypatch.setattr(images, "encode_image", breaks)
-    with pytest.raises(RuntimeError, match="the encoder broke"):
+    with pytest.raises(DataError, match=r"\.jpg: it cannot be converted .RuntimeError: the encoder broke"):
         shard(config(folder), tmp_path / "out")
     left = files_of(tmp_path / "out")
     assert not [name for name in left if ".part-" in name] and "dataset.json" not in left

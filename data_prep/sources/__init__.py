@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.config import ShardsConfig
-from data_prep.items import Listing
+from data_prep.items import Listing, printable
 from data_prep.plan import take
 from data_prep.sources import birds, cub200, folders, imagenet, metadata, tars, vggsound
-from data_prep.sources.beside import any_picture
+from data_prep.sources.beside import first_picture
 from pipeline.errors import ConfigError, DataError
 
 
@@ -53,9 +53,20 @@ def _list_files(cfg: ShardsConfig, root: Path) -> Listing:
             return vggsound.list_vggsound(cfg, base)
     archives = tars.find_tars(root)
     ours = (root / "dataset.json").is_file()  # shards of a run have pictures for the eye beside them
-    if archives and (root.is_file() or ours or not any_picture(root)):
+    if archives and not (root.is_file() or ours):
+        _refuse_both(root, archives[0])
+    if archives:
         return tars.list_tars(cfg, root, archives)
     return folders.list_folders(cfg, root)
+
+
+def _refuse_both(root: Path, tar: Path) -> None:
+    """DataError where pictures lie beside the tars: which of them is the data set, nobody can tell."""
+    if (picture := first_picture(root)) is not None:
+        raise DataError(
+            f"{root} holds tars ({tar.relative_to(root)}) and pictures ({printable(picture)}).\n"
+            f"Give the folder of one kind, such as {tar.parent if tar.parent != root else tar}, or take the other away."
+        )
 
 
 def _what_is_there(root: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.items import Item, Place, file_place, printable
+from pipeline.errors import DataError
 
 READ_SUFFIXES = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif"})
 UNREAD_SUFFIXES = frozenset({"tif", "tiff", "heic", "heif", "avif", "jp2", "jxl", "psd", "raw", "cr2", "nef", "dng"})
@@ -46,9 +47,9 @@ def find_pictures(root: Path) -> list[Picture]:
     return sorted(picture for prefix, files in _folders(root) for picture in _pictures(prefix, files))
 
 
-def any_picture(root: Path) -> bool:
-    """Whether there is one picture below `root`."""
-    return any(is_picture(name) for _, files in _folders(root) for name in files)
+def first_picture(root: Path) -> str | None:
+    """One picture below `root`, relative to it; None where there is none."""
+    return next((prefix + name for prefix, files in _folders(root) for name in sorted(files) if is_picture(name)), None)
 
 
 def is_picture(name: str) -> bool:
@@ -58,9 +59,18 @@ def is_picture(name: str) -> bool:
 
 
 def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """("", names), ("a/", names), ...: the files of `root` and of every folder below it."""
-    for folder, folders, files in os.walk(root):
+    """("", names), ("a/", names), ...: the files of `root` and of every folder below it, behind links too."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}. Make it readable, or take it away.") from error
+
+    above: dict[str, frozenset[str]] = {}
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
+        on_the_way = above.pop(folder, frozenset()) | {os.path.realpath(folder)}
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if links := [name for name in folders if os.path.realpath(f"{folder}/{name}") in on_the_way]:
+            folders[:] = [name for name in folders if name not in links]  # round for ever
+        above |= {f"{folder}/{name}": on_the_way for name in folders}
         relative = os.path.relpath(folder, root)
         yield "" if relative == "." else f"{relative}/".replace(os.sep, "/"), files
 

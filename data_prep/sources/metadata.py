@@ -1,8 +1,8 @@
 """Hugging Face's imagefolder layout: `metadata.jsonl|csv|parquet` beside the images, at the root or in its folders.
 
-Column `file_name` is required; `label` (name or number), `text` (or a list of texts), `captions`, `audio`, `source`
-(the condition picture) and `attributes` ({name: value}) are known, the others go into the sample's `.json`. Paths are
-relative to the table.
+Column `file_name` is required; `label` (name or number), `text`, `caption` and `captions` (one or a list of them),
+`audio`, `source` (the condition picture) and `attributes` ({name: value}) are known, the others go into the sample's
+`.json`. Paths are relative to the table.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any
 
 from data_prep.config import ShardsConfig
 from data_prep.file_members import FileMembers, finite
-from data_prep.items import Item, Listing, Place, file_place, number_labels, printable
+from data_prep.items import Item, Listing, Place, file_place, label_text, number_labels, printable
 from data_prep.sources.folders import SPLIT_FOLDERS
 from pipeline.errors import ConfigError, DataError
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-KNOWN = ("file_name", "label", "text", "captions", "audio", "source", "attributes", "split")
+CAPTIONS = ("text", "caption", "captions")
+KNOWN = ("file_name", "label", *CAPTIONS, "audio", "source", "attributes", "split")
 Row = dict[str, Any]
 
 
@@ -43,7 +44,7 @@ def list_metadata(cfg: ShardsConfig, root: Path, tables: list[Path]) -> Listing:
         DataError: a line cannot be read or has no `file_name`; names file and line.
     """
     rows = [(f"{table.relative_to(root)}:{line}", table, row) for table in tables for line, row in read_table(table)]
-    names, labels = number_labels([_label(row.get("label")) for _, _, row in rows])
+    names, labels = number_labels([label_text(row.get("label")) for _, _, row in rows])
     items = [
         replace(_item(root, table, row, where), label=label)
         for (where, table, row), label in zip(rows, labels, strict=True)
@@ -95,14 +96,6 @@ def _given(value: Any) -> bool:
     return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
 
 
-def _label(value: Any) -> str | None:
-    """A class name or number as text; None where it is missing, which data sets also write as -1."""
-    if not _given(value) or str(value) in ("-1", "-1.0"):
-        return None
-    whole = isinstance(value, float) and value.is_integer()  # whole numbers beside missing cells become floats
-    return str(int(value)) if whole else str(value).strip()
-
-
 def _inside(root: Path, folder: Path, name: Any) -> bool:
     path = os.path.normpath(folder.absolute() / str(name))
     return (
@@ -115,12 +108,13 @@ def _place(folder: Path, name: str) -> Place:
 
 
 def _captions(row: Row, where: str) -> tuple[str, ...]:
-    texts: list[Any] = []
-    for column in ("text", "captions"):
+    texts: list[str] = []
+    for column in CAPTIONS:
         value = _listed(row.get(column))
-        texts += list(value) if isinstance(value, list | tuple) else [value] if _given(value) else []
-    if any(not isinstance(text, str) for text in texts):
-        raise DataError(f"{where}: 'text' must be a text or a list of texts.")
+        found = list(value) if isinstance(value, list | tuple) else [value] if _given(value) else []
+        if any(not isinstance(text, str) for text in found):
+            raise DataError(f"{where}: '{column}' must be a text or a list of texts.")
+        texts += found
     return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
@@ -128,9 +122,10 @@ def _listed(value: Any) -> Any:
     """A list where a cell holds one as JSON, as columns of CSV must; anything else as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            return json.loads(value)
-        except ValueError:  # a caption that opens with a bracket
+            found = json.loads(value)
+        except (ValueError, RecursionError):  # a caption that opens with a bracket
             return value
+        return found if all(isinstance(one, str) for one in found) else value
     return value
 
 
@@ -140,7 +135,7 @@ def _facts(row: Row, where: str) -> dict[str, Any]:
     if isinstance(attributes, str) and attributes:
         try:
             attributes = json.loads(attributes)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(f"{where}: 'attributes' is not a JSON mapping.") from None
     if _given(attributes) and not isinstance(attributes, dict):
         raise DataError(f"{where}: 'attributes' must be a mapping {{name: value}}.")
@@ -155,7 +150,10 @@ def _facts(row: Row, where: str) -> dict[str, Any]:
 def read_table(path: Path) -> Iterator[tuple[int, Row]]:
     """(line number, row) of a metadata file; DataError names the line that cannot be read."""
     readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
-    yield from readers[path.suffix](path)
+    try:
+        yield from readers[path.suffix](path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_prep.config import ShardsConfig
 from data_prep.file_members import FileMembers
-from data_prep.items import Item, Listing, Place, number_labels
+from data_prep.items import Item, Listing, Place, label_text, number_labels
 from data_prep.sources.beside import PAIRS, SOUNDS
 from pipeline.errors import DataError
 from pipeline.samples import CAPTION_MEMBERS, IMAGE_MEMBERS
@@ -26,7 +26,7 @@ def find_tars(root: Path) -> list[Path]:
     """The tar itself, or the tars in a folder and in the folders right below it, sorted."""
     if root.is_file():
         return [root]
-    return sorted(p for pattern in ("*.tar", "*/*.tar") for p in root.glob(pattern) if not p.name.startswith("."))
+    return sorted(p for pattern in ("*.tar", "*/*.tar") for p in root.glob(pattern) if p.is_file() and p.name[0] != ".")
 
 
 def list_tars(cfg: ShardsConfig, root: Path, tars: list[Path]) -> Listing:
@@ -77,9 +77,9 @@ def _item(tar: str, name: str, key: str, members: Mapping[str, tuple[int, int]])
     )  # fmt: skip
 
 
-def _label(payload: bytes, where: str) -> str:
+def _label(payload: bytes, where: str) -> str | None:
     try:
-        return payload.decode("utf-8").strip()
+        return label_text(payload.decode("utf-8"))
     except UnicodeDecodeError:
         raise DataError(f"{where} is neither a number nor a class name.") from None
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launchers.run_folders import run_folder
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError, Stopped
 from pipeline.schema import did_you_mean, plain
+from pipeline.stopping import StopRequest
 
 if TYPE_CHECKING:
     from stages.ask import Ask
@@ -79,11 +80,14 @@ def call(arguments: argparse.Namespace) -> int:
     from stages.ask import Ask
     from stages.generate import Painter, check_guidance
 
-    asks = [Ask(**row) for row in wanted]
     painter = Painter.load(run, with_=arguments.with_, device=arguments.device)
-    asks = [_with_class(ask, painter) for ask in asks]
-    for ask in asks:  # what cannot be painted is said before anything is
-        painter.check(ask, candidates=arguments.candidates)
+    asks = []
+    for place, row in wanted:  # what cannot be painted is said before anything is
+        try:
+            asks.append(_with_class(Ask(**row), painter))
+            painter.check(asks[-1], candidates=arguments.candidates)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{place}{error}") from error
     check_guidance(guidance, [name for ask in asks for name in painter.guided(ask)])
     out = arguments.out or run / "painted" / _folder_name(asks, arguments, painter.classes)
     try:
@@ -91,7 +95,10 @@ def call(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"no folder can be made at {out}: {error.strerror}. Name another:  --out DIR") from error
     began = time.monotonic()
-    rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
+    try:
+        rows = [_paint(painter, ask, arguments, guidance) for ask in asks]
+    except StopRequest:
+        raise Stopped("stopped on request before the pictures were written; the same line paints them anew.") from None
     asked = _asked(arguments, run, asks, painter, guidance)
     asked["images_per_second"] = round(sum(map(len, rows)) / max(1e-9, time.monotonic() - began), 3)
     asked["files"] = _write(rows, [_label(ask, painter.classes) for ask in asks], out)
@@ -102,8 +109,12 @@ def call(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The fields of an ask per row; one empty row where nothing is asked for; ConfigError where flags do not match."""
+def rows_of(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """Per row where it stands, "" or "FILE:LINE: ", and the fields of an ask; one empty row where nothing is asked for.
+
+    Raises:
+        ConfigError: flags do not match.
+    """
     given = {field: getattr(arguments, flag) for flag, field in FLAGS.items() if getattr(arguments, flag)}
     if arguments.prompts is not None:
         if given:
@@ -117,19 +128,20 @@ def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 raise ConfigError(
                     f"--{name} is given {len(values)} times and another flag {count} times: once, or alike."
                 )
-        rows = [{field: v[row if len(v) > 1 else 0] for field, v in given.items()} for row in range(count)]
+        rows = [("", {field: v[row if len(v) > 1 else 0] for field, v in given.items()}) for row in range(count)]
     if arguments.negative is not None:
-        rows = [{"negative": arguments.negative, **row} for row in rows]
+        rows = [(place, {"negative": arguments.negative, **row}) for place, row in rows]
     return rows
 
 
-def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """One row per line that is not empty: a sentence, or a JSON object."""
+def read_prompts(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """One row per line that is not empty, a sentence or a JSON object, with where it stands."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # not at U+2028, which JSON may hold
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--prompts {path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    places = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [(f"{place}: ", _row(line, place)) for place, line in places]
     if not rows:
         raise ConfigError(f"--prompts {path} is empty: write a sentence per line.")
     return rows
@@ -140,7 +152,7 @@ def _row(line: str, place: str) -> dict[str, Any]:
         return {"text": line.strip()}
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place} is no JSON object ({error}).") from error
     if unknown := [key for key in values if key not in KEYS]:
         raise ConfigError(f"{place}: unknown key '{unknown[0]}'.{did_you_mean(unknown[0], KEYS)}")
@@ -232,10 +244,16 @@ def _folder_name(asks: list[Ask], arguments: argparse.Namespace, classes: list[s
     what = "-".join(str(part) for part in (name, first.text, *files) if part is not None) or "any"
     safe = "".join(letter if letter.isalnum() else "-" for letter in what)[:60]
     safe = safe.encode()[:FOLDER_BYTES].decode(errors="ignore")
-    everything = [str(ask) for ask in asks] + [arguments.n, arguments.seed, arguments.guidance, arguments.with_]
-    everything.append(arguments.candidates)
+    how = [arguments.n, arguments.seed, arguments.guidance, arguments.with_, arguments.candidates]
+    everything = [*(str(_from_anywhere(ask)) for ask in asks), *how]
     mark = hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:6]
     return f"{safe}{f'-and-{len(asks) - 1}' if len(asks) > 1 else ''}-seed{arguments.seed}-{mark}"
+
+
+def _from_anywhere(ask: Ask) -> Ask:
+    """The ask with the whole paths of its files: the same name typed elsewhere is another file."""
+    files = {name: getattr(ask, name) for name in ("audio", "image", "mask")}
+    return replace(ask, **{name: str(Path(file).resolve()) for name, file in files.items() if isinstance(file, str)})
 
 
 def _earlier(out: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from pipeline.config import Recipe, stage_config
+from pipeline.errors import ConfigError
 from pipeline.owner import owning
 from pipeline.runner import headline
 
@@ -48,7 +49,10 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 
     given = {name: getattr(arguments, name) for name in ("size", "val", "count", "workers")}
     items = [*(f"{name}={value}" for name, value in given.items() if value is not None), *arguments.overrides]
-    section = OmegaConf.to_container(OmegaConf.from_dotlist(items))
+    try:
+        section = OmegaConf.to_container(OmegaConf.from_dotlist(items))
+    except Exception as error:  # OmegaConf's errors share no base with yaml's
+        raise ConfigError(f"{' '.join(arguments.overrides)}: {' '.join(str(error).split())[:200]}") from error
     assert isinstance(section, dict)
     values = {"source": arguments.source, **{str(name): value for name, value in section.items()}}
     return Recipe("shards", Path("command line"), 0, {}, {"shards": values}, {}, {})

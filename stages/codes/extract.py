@@ -28,6 +28,7 @@ from pipeline.errors import ConfigError, DataError, out_of_memory
 from pipeline.samples import CAPTION_MEMBERS, Sample, decode_npy, encode_npy
 from pipeline.shard_files import read_samples
 from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
+from pipeline.stopping import heed_stop_file
 from stages.codes import latents as latent_sums
 from stages.codes.config import CodesConfig, ConditionsConfig
 from stages.codes.encode_conditions import ConditionEncoders
@@ -254,6 +255,7 @@ def extract(extractor: Extractor, source: ShardSet, *, rank: int, world: int, re
     done = 0
 
     def report_within(samples: int) -> None:
+        heed_stop_file(extractor.out)
         report(done + samples)
 
     own = own_shards(source, rank, world)
@@ -291,6 +293,7 @@ def _all_of(extractor: Extractor, shards: list[Shard]) -> list[Shard]:
                 f"{extractor.cfg.timeout_seconds} s.\nType the same line again to go on."
             )
         else:
+            heed_stop_file(extractor.out)
             time.sleep(POLL_SECONDS)
     return written
 

@@ -52,8 +52,8 @@ class Space:
         Raises:
             ConfigError: there should be one, and it is not to be had.
         """
-        spoken = [about[name] for name in ("text", PICTURE) if about.get(name, {}).get("projection")]
-        encoder = spoken[0]["encoder"] if spoken else about.get("text", {}).get("encoder", "align")
+        projected = [about[name] for name in ("text", PICTURE, "audio") if about.get(name, {}).get("projection")]
+        encoder = projected[0]["encoder"] if projected else about.get("text", {}).get("encoder", "align")
         folders = [folder / "model" for folder in align if (folder / "model" / "clip").is_dir()]
         if encoder == "align" and not folders:
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.artifacts import write_json
 from pipeline.schema import plain
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_pass, read_samples
+from pipeline.stopping import heed_stop_file
 from pipeline.tracking import Tracker
 from stages.attributes import find_values
 from stages.codes.read import open_codes
@@ -67,12 +69,13 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
     results: dict[str, Any] = {"split": "val" if "val" in shards.splits else "train"}
     if probe is not None:
         results["probe_on_real"] = accuracies(answers(probe, real.images), real.attributes)
+    heed_stop_file(out)
     figures, pictures = reconstruction_figures(model, real.part(0, cfg.reconstructions), probe)
     results["reconstruction"] = figures
     if "codes" in inputs:
         results["codes"] = code_use(inputs["codes"])
     if "prior" in inputs:
-        painted, shown = measure_painting(cfg, inputs, real, probe, results["split"])
+        painted, shown = measure_painting(cfg, inputs, real, probe, results["split"], out)
         results |= painted
         pictures |= shown
     results = {"headline": headline_of(results), **results}
@@ -85,7 +88,7 @@ def measure(cfg: EvaluationConfig, inputs: dict[str, Path], out: Path) -> dict[s
 
 
 def measure_painting(
-    cfg: EvaluationConfig, inputs: dict[str, Path], real: Real, probe: Probe | None, split: str
+    cfg: EvaluationConfig, inputs: dict[str, Path], real: Real, probe: Probe | None, split: str, out: Path
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Figures and pictures of what the prior paints: by class or whatever comes, then by every condition alone."""
     painter = Painter.load(inputs["prior"].parent, with_=inputs["prior"].name)
@@ -100,7 +103,8 @@ def measure_painting(
     keys = real.keys[:n] if hears_more and n >= LEAST else []
     asked = read_asked(painter, codes, names, keys, split) if codes is not None and keys else None
     if asked is not None and asked.captions:
-        results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe)
+        heed = partial(heed_stop_file, out)
+        results["obedience"], shown = obedience_figures(cfg, painter, asked, real.images, probe, heed)
         results["candidates"] = painter.settings.candidates
         results["captions_shown"] = asked.captions[:SHOWN] if "text" in asked.modes else []
         pictures |= shown
@@ -152,6 +156,9 @@ def headline_of(results: dict[str, Any]) -> str:
             parts.append(f"{mode} keeps {found[name]:.{1 if mode == 'grey' else 2}f}{unit}")
         elif mode != "class" and "class" in obeyed:  # a sound need not tell every attribute of the picture
             parts.append(f"class by {mode} {obeyed['class']:.2f}")
+        elif mode != "class" and "own_picture_R@1" in found:  # no attribute says whether it is obeyed
+            chance = f" (chance {1 / found['n']:.3f})"
+            parts.append(f"nearest true picture is its own by {mode} {found['own_picture_R@1']:.3f}{chance}")
     if results.get("split", "val") != "val":
         parts.append(f"all of it on {results['split']}: the shards have no val")
     return ", ".join(parts)

@@ -1,7 +1,8 @@
 """Does what is painted obey? Every condition of val alone, judged by probes where the data has attributes.
 
-A caption is held to the attributes it names, as the data says (`named`) or word for word; a sound and a source picture
-to all of them, always beside what the true pictures reach. Without attributes: is the nearest true picture its own?
+A caption is held to the attributes it names, as the data says (`named`) or word for word, a spoken sentence to those of
+`spoken_named`; other sounds and a source picture to all of them, always beside what the true pictures reach. Without
+attributes: is the nearest true picture its own?
 Where text is a CLIP's, similarity and retrieval of what was said too, attributes or not.
 
 Shapes: n samples.
@@ -10,7 +11,7 @@ Shapes: n samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from stages.codes.read import CodesDecode, open_codes
 from stages.codes.read_conditions import ConditionDecode, conditions_of, encoders_of
 from stages.conditioning.align.loss import recalls
 from stages.conditioning.condition import Conditions, stack_rows
-from stages.conditioning.said import captions_of
+from stages.conditioning.said import captions_of, transcript_of
 from stages.conditioning.shared_space import Space
 from stages.conditioning.sources import SOURCE_KINDS, source_picture
 from stages.evaluation.config import EvaluationConfig
@@ -61,6 +62,8 @@ class Asked:
     attributes: dict[str, Tensor]
     named: dict[str, Tensor] = field(default_factory=dict)
     """Whether the caption names an attribute: 1, 0, or -1 where the data does not say."""
+    spoken: dict[str, Tensor] = field(default_factory=dict)
+    """Whether the sentence in the sound names it: 1, 0, or -1 where nobody speaks, as in a call."""
 
 
 class AskedDecode:
@@ -71,10 +74,22 @@ class AskedDecode:
 
     def __call__(self, sample: Any, draw: Any) -> dict[str, Any]:
         numbers = {f"attribute/{name}": number for name, number in numbers_of(sample, self.values).items()}
-        first = next(iter(captions_of(sample)), "")
-        named = named_by_caption(sample).get(first)
-        known = {f"named/{name}": -1 if named is None else int(name in named) for name in self.values}
+        first, named = _first_caption(sample), named_by_caption(sample)
+        texts = {"named": first, "spoken": transcript_of(sample)}
+        known = {
+            f"{kind}/{name}": int(name in named[text]) if text in named else -1
+            for kind, text in texts.items()
+            for name in self.values
+        }
         return {**self.codes(sample, draw), **numbers, **known, "first": first}
+
+
+def _first_caption(sample: Any) -> str:
+    """Empty too where it cannot be read: whoever listens to captions has refused the sample before."""
+    try:
+        return next(iter(captions_of(sample)), "")
+    except ValueError:
+        return ""
 
 
 def read_asked(
@@ -89,7 +104,7 @@ def read_asked(
     modes: dict[str, Conditions] = {}
     captions: list[str] = []
     numbers: list[dict[str, Tensor]] = []
-    known: list[dict[str, Tensor]] = []
+    known: dict[str, list[dict[str, Tensor]]] = {}
     kinds = about.get("image", {}).get("kinds", [""])
     for kind in kinds:
         decode = AskedDecode(CodesDecode(len(codes.grids), told=told and replace(told, kind=kind)), values)
@@ -104,27 +119,39 @@ def read_asked(
             modes[mode] = {name: stack_rows([row[name] for row in rows])}
         captions = [text for batch in batches for text in batch["first"]]
         numbers = [{name: batch[f"attribute/{name}"] for name in values} for batch in batches]
-        known = [{name: batch[f"named/{name}"] for name in values} for batch in batches]
+        known = {
+            kind: [{name: batch[f"{kind}/{name}"] for name in values} for batch in batches]
+            for kind in ("named", "spoken")
+        }
     modes = {
         mode: modes[mode] for mode in sorted(modes, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
     }
-    together = ({name: torch.cat([one[name] for one in some]) for name in values} for some in (numbers, known))
+    together = [
+        {name: torch.cat([one[name] for one in some]) for name in values} for some in (numbers, *known.values())
+    ]
     return Asked(modes, captions, *together)
 
 
 def obedience_figures(
-    cfg: EvaluationConfig, painter: Painter, asked: Asked, real: Tensor, probe: Probe | None
+    cfg: EvaluationConfig,
+    painter: Painter,
+    asked: Asked,
+    real: Tensor,
+    probe: Probe | None,
+    before_each: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Figures per mode, and one picture: the true pictures, and under each what every mode is given and paints of it.
 
     Args:
         real: uint8 (2 n, 3, h, w): the true pictures of what is asked, then n others as the held-out ceiling.
+        before_each: called before each mode.
     """
     figures: dict[str, Any] = {}
     n, space = len(asked.captions), similarity_space(painter)
     network: Any = probe.features if probe is not None else random_trunk()
     shown = {"true picture": _shown(real[:n])}
     for mode, alone in asked.modes.items():
+        before_each()
         (condition,) = alone.values()
         here = condition.present().cpu()
         if not bool(here.any()):
@@ -132,7 +159,8 @@ def obedience_figures(
         painted = torch.from_numpy(painter.paint_conditions(alone, torch.arange(n) + FIRST_SEED)).permute(0, 3, 1, 2)
         found: dict[str, Any] = {"n": int(here.sum())}
         if probe is not None:
-            words = {"text": named(asked, probe.values, painter.classes), CLASS: _only(asked, CLASS)}
+            words = {"text": named(asked, probe.values, painter.classes), "audio": heard(asked)}
+            words[CLASS] = _only(asked, CLASS)
             held_to = {k: torch.where(here, v, -1) for k, v in words.get(mode, asked.attributes).items()}
             found["obeyed"] = accuracies(answers(probe, painted), held_to)
             found["obeyed_by_real"] = accuracies(answers(probe, real[:n]), held_to)
@@ -146,6 +174,8 @@ def obedience_figures(
         figures[mode] = found
         if mode in SOURCE_KINDS:
             shown[f"{mode} given"] = [_given(one, mode) for one in shown["true picture"]]
+        elif "image" in alone:  # of the data: it is known by its codes
+            shown[f"{mode} given"] = _shown(torch.from_numpy(painter.source_of(condition, SHOWN)).permute(0, 3, 1, 2))
         shown[BY.get(mode, f"by {mode.replace('_', ' of ')}")] = _shown(painted)
     return figures, {f"asked_by_{'_'.join(figures)}": np.asarray(paint_grid(list(shown.values()), list(shown)))}
 
@@ -196,6 +226,12 @@ def named(asked: Asked, values: Mapping[str, list[str]], classes: Sequence[str])
         known = asked.named.get(name, torch.full_like(numbers, -1))
         held[name] = torch.where(torch.where(known < 0, torch.tensor(said), known == 1), numbers, -1)
     return held
+
+
+def heard(asked: Asked) -> dict[str, Tensor]:
+    """The attributes a sound may tell: all of them, of a sentence that is spoken those it names."""
+    unsaid = {name: known == 0 for name, known in asked.spoken.items()}
+    return {name: torch.where(unsaid[name], -1, v) if name in unsaid else v for name, v in asked.attributes.items()}
 
 
 def _near_source(painted: Tensor, real: Tensor) -> dict[str, float]:

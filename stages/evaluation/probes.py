@@ -8,6 +8,7 @@ Shapes: b batch, n pictures, d feature width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -41,7 +42,9 @@ def get_probe(
         torch.manual_seed(seed_of(cfg.seed, "probe"))
         probe = Probe(values)
     path = out / "probe.safetensors"
-    about = json.dumps({"values": list(values.items()), "steps": cfg.probe_steps, "seed": cfg.seed})
+    taught = hashlib.sha256("".join(shard.sha256 for shard in train).encode()).hexdigest()
+    known = {"values": list(values.items()), "steps": cfg.probe_steps, "seed": cfg.seed, "shards": taught}
+    about = json.dumps(known)
     if path.is_file() and (out / "probe.json").is_file() and (out / "probe.json").read_text() == about:
         probe.load_state_dict(load_file(path))
     else:

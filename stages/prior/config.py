@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from pipeline.hub import at_home
 from pipeline.tracking import TrackingConfig
 from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, OptimizerConfig, identity
 from stages.prior.settings import SampleSettings
@@ -85,6 +86,7 @@ class PriorConfig:
     """Filled from the recipe."""
 
     def __post_init__(self) -> None:
+        at_home(self, "init_from")
         self.backend.check(self.optimizer)
         if self.kind not in KINDS:
             raise ValueError(f"prior.kind is 'masked' or 'autoregressive'; got '{self.kind}'.")

@@ -31,6 +31,7 @@ def save_prior(prior: Prior, folder: Path, codes: CodeSet, sampling: SampleSetti
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in prior.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     (folder / "config.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -53,6 +54,8 @@ def load_prior(stage_folder: Path, device: str | torch.device = "cpu") -> tuple[
             model["attend"] = list(model["conditions"])
         prior = Prior(**model)
         prior.load_state_dict(load_file(folder / "model.safetensors"))
+    except PermissionError as error:
+        raise DataError(f"{error.filename or folder} may not be read: ask its owner for leave.") from error
     except Exception as error:  # anything a damaged file can raise
         raise DataError(f"{folder} is damaged or no prior: {error}\nTrain it again with --redo prior.") from error
     prior = prior.to(device).eval().requires_grad_(False)

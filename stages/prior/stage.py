@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
+from pipeline.hub import check_finished
 from pipeline.stage import Stage
 from stages.codes.config import LARGE
 from stages.codes.stage import picture_size
@@ -23,8 +24,9 @@ def check(cfg: PriorConfig, recipe: Recipe) -> None:
     """What the prior is to hear must be said by somebody, where this recipe makes the codes.
 
     Raises:
-        ValueError: text, audio, vector or picture without an encoder.
+        ValueError: text, audio, vector or picture without an encoder; `init_from` without weights.
     """
+    check_finished("prior.init_from", cfg.init_from)
     codes = [section for name, section in recipe.sections.items() if name.partition("@")[0] == "codes"]
     if len(codes) != 1:
         return

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.backend import Backend
 from pipeline.config import folders_of
-from pipeline.errors import ConfigError, MissingInputError
+from pipeline.errors import ConfigError, DataError, MissingInputError
 from pipeline.randomness import seed_of
 from pipeline.schema import plain
 from pipeline.shards import open_batches, read_pass
@@ -177,12 +178,15 @@ def start_from(prior: Prior, folder: Path) -> None:
     Raises:
         MissingInputError: no prior in this folder.
         ConfigError: one of another shape.
+        DataError: its file is damaged.
     """
     path = folder / "model" / "model.safetensors"
     if not path.is_file():
         raise MissingInputError(f"prior.init_from={folder} holds no trained prior (model/model.safetensors).")
     try:
         prior.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"prior.init_from={folder} is damaged: {str(error)[:200]}") from error
     except RuntimeError as error:
         untaught = prior.foretelling is not None and '"foretelling.' in str(error)
         hint = " It does not foretell: set prior.foretold=0." if untaught else ""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pipeline.hub import at_home
 from pipeline.tracking import TrackingConfig
 from pipeline.training_config import BackendConfig, DataConfig, LoopConfig, OptimizerConfig, identity
-from stages.vqvae.settings import KINDS, CodebookSettings, LossSettings
+from stages.vqvae.settings import FSQ_STEPS, KINDS, CodebookSettings, LossSettings
 
 DEFAULT_SIZES = {1: (8192,), 2: (1024, 8192), 3: (1024, 4096, 8192)}
 """Codebook rows by the number of levels: fewer at the top, where codes are few and each decides much."""
@@ -80,7 +80,7 @@ class VQVAEConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_home(self, "perceptual")
+        at_home(self, "perceptual", "init_from")
         if self.bottleneck not in KINDS:
             raise ValueError(f"bottleneck is one of {', '.join(KINDS)}; got '{self.bottleneck}'.")
         powers = all(f >= 2 and f & (f - 1) == 0 for f in self.levels)
@@ -96,6 +96,10 @@ class VQVAEConfig:
         for name in ("codebook_sizes", "code_widths"):
             if len(getattr(self, name)) != count:
                 raise ValueError(f"{name} needs one number per level, {count} in all; got {list(getattr(self, name))}.")
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} are positive; got {list(getattr(self, name))}.")
+        if self.bottleneck == "fsq" and (strange := sorted(set(self.codebook_sizes) - set(FSQ_STEPS))):
+            raise ValueError(f"fsq has codebooks of {', '.join(map(str, FSQ_STEPS))} rows; got {strange[0]}.")
         if self.backend.zero_stage and self.loss.adversarial:
             raise ValueError(
                 "backend.zero_stage shards one model, but loss.adversarial trains two. Set loss.adversarial=0, or "

@@ -18,27 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from stages.vqvae.quantized import Quantized
-
-STEPS = {
-    64: (4, 4, 4),
-    128: (5, 5, 5),
-    256: (8, 6, 5),
-    512: (8, 8, 8),
-    1024: (8, 5, 5, 5),
-    2048: (8, 8, 6, 5),
-    4096: (7, 5, 5, 5, 5),
-    8192: (8, 8, 5, 5, 5),
-    16384: (8, 8, 8, 6, 5),
-    65536: (8, 8, 8, 5, 5, 5),
-}
-"""Steps per channel for about so many rows (table 1 of the paper, and sizes between)."""
+from stages.vqvae.settings import FSQ_STEPS
 
 
 class FiniteScalarQuantizer(nn.Module):
-    """About `rows` codes: the digits are the ones `STEPS` gives for this size.
+    """About `rows` codes: the digits are the ones `FSQ_STEPS` gives for this size.
 
     Raises:
-        ValueError: for a size `STEPS` does not hold.
+        ValueError: for a size `FSQ_STEPS` does not hold.
     """
 
     steps: Tensor
@@ -46,9 +33,9 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, rows: int) -> None:
         super().__init__()
-        if rows not in STEPS:
-            raise ValueError(f"fsq has codebooks of {', '.join(map(str, STEPS))} rows; got {rows}.")
-        steps = STEPS[rows]
+        if rows not in FSQ_STEPS:
+            raise ValueError(f"fsq has codebooks of {', '.join(map(str, FSQ_STEPS))} rows; got {rows}.")
+        steps = FSQ_STEPS[rows]
         self.width, self.rows = len(steps), math.prod(steps)
         self.register_buffer("steps", torch.tensor(steps, dtype=torch.float32), persistent=False)
         digits = torch.cartesian_prod(*[torch.arange(n) for n in steps]).float()

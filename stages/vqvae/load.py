@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ConfigError, DataError, MissingInputError
@@ -28,6 +29,7 @@ def save_autoencoder(model: Autoencoder, folder: Path, info: dict[str, Any]) -> 
     save_file(
         {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, folder / "model.safetensors"
     )
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
@@ -37,12 +39,15 @@ def start_from(model: Autoencoder, stage_folder: Path) -> None:
     Raises:
         MissingInputError: no model in this folder.
         ConfigError: one of another shape.
+        DataError: its file is damaged.
     """
     path = Path(stage_folder) / "model" / "model.safetensors"
     if not path.is_file():
         raise MissingInputError(f"vqvae.init_from={stage_folder} holds no trained autoencoder ({path} is not there).")
     try:
         model.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"vqvae.init_from={stage_folder} is damaged: {str(error)[:200]}") from error
     except RuntimeError as error:
         raise ConfigError(f"vqvae.init_from={stage_folder} is of another shape: {str(error)[:200]}") from error
 
@@ -61,6 +66,8 @@ def load_autoencoder(stage_folder: Path, device: str | torch.device = "cpu") -> 
         about = json.loads((folder / "config.json").read_text())
         model = Autoencoder(**about["model"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
+    except PermissionError as error:
+        raise DataError(f"{error.filename or folder} may not be read: ask its owner for leave.") from error
     except Exception as error:  # anything a damaged file can raise
         raise DataError(f"{folder} is damaged or no autoencoder: {error}\nTrain it again with --redo vqvae.") from error
     return model.to(device).eval().requires_grad_(False), about

@@ -3,7 +3,7 @@
 Turns each d-vector of a feature map into the index of its nearest codebook row. The codebook is a buffer: it follows
 the data by EMA and never sees a gradient (VQ-VAE, van den Oord et al. 2017, appendix A.1). `forward` only adds to the
 step's statistics; `follow`, once per optimizer step, sums them over all processes and moves the codebook, so codebooks
-are the same on every process and do not depend on the micro-batch.
+are the same on every process; on the micro-batch depends alone which of a step's vectors dead rows are drawn from.
 
 Shapes: b batch, d code width, h w height and width of this level, n = b h w vectors, k codebook rows.
 """
@@ -91,14 +91,17 @@ class VectorQuantizer(nn.Module):
     def count(self, vectors: Float[Tensor, "n d"], codes: Int[Tensor, " n"]) -> None:
         """Add vectors to the statistics of this optimizer step, and draw this process's share of candidates."""
         sums, drawn, counts = self._pending_views()
+        before, n = counts.sum(dtype=torch.float64), len(vectors)
         sums.index_add_(0, codes, vectors)
         counts += torch.bincount(codes, minlength=self.rows)
         world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         first, last = self.rows * rank // world, self.rows * (rank + 1) // world
         slots = torch.arange(first, last, device=vectors.device, dtype=torch.float64)
         jitter = (slots * _GOLDEN + self.steps * _PLASTIC).frac()
-        picks = (slots - first + jitter) * (len(vectors) / max(1, last - first))
-        drawn[first:last] = vectors[picks.long().clamp_(max=len(vectors) - 1)]
+        picks = (slots - first + jitter) * (n / max(1, last - first))
+        fresh = vectors[picks.long().clamp_(max=n - 1)]
+        newer = (slots * _PLASTIC + (self.steps + before) * _GOLDEN).frac() * (before + n) < n  # a reservoir
+        drawn[first:last] = torch.where(newer[:, None], fresh, drawn[first:last])
 
     @torch.no_grad()
     def follow(self, seed: int, *, revive: bool = True) -> None:
@@ -114,6 +117,7 @@ class VectorQuantizer(nn.Module):
         """
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(self.pending)
+        self.revived.zero_()
         sums, drawn, counts = self._pending_views()
         finite = torch.isfinite(self.pending.sum())
         self.pending.masked_fill_(~finite, 0.0)  # so nothing is dead either: no count is below a mean of 0

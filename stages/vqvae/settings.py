@@ -6,6 +6,19 @@ from dataclasses import dataclass
 
 KINDS = ("none", "gaussian", "vq", "fsq")
 """Of the bottleneck."""
+FSQ_STEPS = {
+    64: (4, 4, 4),
+    128: (5, 5, 5),
+    256: (8, 6, 5),
+    512: (8, 8, 8),
+    1024: (8, 5, 5, 5),
+    2048: (8, 8, 6, 5),
+    4096: (7, 5, 5, 5, 5),
+    8192: (8, 8, 5, 5, 5),
+    16384: (8, 8, 8, 6, 5),
+    65536: (8, 8, 8, 5, 5, 5),
+}
+"""Of `fsq`: steps per channel for about so many rows (Mentzer et al. 2023, table 1, and sizes between)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
-from pipeline.hub import check_model
+from pipeline.hub import check_finished, check_model
+from pipeline.shard_index import DATASET
 from pipeline.stage import Stage
 from stages.vqvae.config import VQVAEConfig
 
@@ -36,13 +38,21 @@ def check(cfg: VQVAEConfig, recipe: Recipe) -> None:
     """The size of shards that this recipe makes must divide into the coarsest level's patches.
 
     Raises:
-        ValueError: it does not, or the vision model that looks on is not to be had.
+        ValueError: it does not; the vision model that looks on, or `init_from`, is not to be had.
     """
     size = recipe.sections.get("shards", {}).get("size")
     if cfg.image_size is None and isinstance(size, int):
         cfg.check_size(size)
     if cfg.loss.perceptual and cfg.perceptual != "auto":
         check_model("vqvae.perceptual", cfg.perceptual)
+    check_finished("vqvae.init_from", cfg.init_from)
+
+
+def check_data(cfg: VQVAEConfig, recipe: Recipe, shards: Path) -> None:
+    """The size of shards that lie there must divide into the coarsest level's patches; ValueError where not."""
+    size = json.loads((shards / DATASET).read_bytes()).get("image_size") if (shards / DATASET).is_file() else None
+    if cfg.image_size is None and isinstance(size, int):
+        cfg.check_size(size)
 
 
 STAGE = Stage(
@@ -53,4 +63,5 @@ STAGE = Stage(
     run=run,
     distributed=True,
     check=check,
+    check_data=check_data,
 )
