@@ -11,8 +11,9 @@ import torch
 
 from pipeline.errors import ConfigError
 from stages.ask import Ask
-from stages.conditioning.shared_space import AGREEMENT
+from stages.conditioning.shared_space import AGREEMENT, Space
 from stages.generate import CANDIDATE, Painter
+from tests import tiny_encoders
 
 
 @pytest.mark.parametrize("asked", [["text"], ["audio"], ["cls", "text"], ["cls"]])
@@ -75,6 +76,15 @@ def test_a_run_without_a_clip_refuses_candidates_and_paints_on_where_only_its_re
     with pytest.raises(ConfigError, match="this run listens to none"):  # before any other row is painted
         painter.check(Ask(text="a red bird"), candidates=2)
     painter.check(Ask(text="a red bird"))
+
+
+def test_sounds_lie_beside_pictures_where_another_encoder_reads_the_captions(run: Path, tmp_path: Path) -> None:
+    about = dict(Painter.load(run, device="cpu").about)
+    about["text"] = {**about["text"], "encoder": str(tiny_encoders.t5(tmp_path / "t5")), "projection": 0}
+    for heard in (("text", "audio"), ("text", "audio", "picture")):
+        space = Space.of({name: about[name] for name in heard}, [run / "align"])
+        assert space is not None and "audio" in space.names and "text" not in space.names
+    assert Space.of({"text": about["text"]}, [run / "align"]) is None
 
 
 def test_classes_without_names_do_not_choose_among_candidates(painter: Painter) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from data_prep.images import encode_image
 from data_prep.verify import verify
 from pipeline.artifacts import fingerprint, write_manifest
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, Stopped
 from pipeline.samples import Sample, decode_npy, encode_json
 from pipeline.shard_index import open_shards, write_dataset, write_shard
 from pipeline.shards import open_batches, read_pass, read_samples
@@ -338,3 +338,13 @@ def test_pairs_that_only_some_samples_bring_are_heard(tokenizer: Path, tmp_path:
     foreign = foreign_tar(tmp_path / "others" / "set-0000.tar", members).parent
     made = run(foreign, tokenizer, tmp_path / "made")
     assert made["conditions"]["image"] == {"kinds": ["source"]}
+
+
+def test_a_stop_file_ends_the_work_and_the_same_call_goes_on(shards: Path, tokenizer: Path, tmp_path: Path) -> None:
+    run(shards, tokenizer, tmp_path / "whole")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "STOP").touch()
+    with pytest.raises(Stopped):
+        run(shards, tokenizer, tmp_path / "out")
+    run(shards, tokenizer, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")

@@ -144,17 +144,33 @@ def test_a_preset_lies_under_the_section(recipe_file: Any) -> None:
         ("use: {vqvae: runs/a/vqvae}\nvqvae:", r"'vqvae' is both a section"),
         ("vqvae: {wandb_api_key: abc}", r"'vqvae.wandb_api_key' looks like a secret"),
         ("tracking: {token: abc}\nvqvae:", r"looks like a secret"),
-        ("vqvae: {init_from: '${oc.env:MY_SECRET}'}", r"MY_SECRET"),
+        ("vqvae: {init_from: '${oc.env:MY_SECRET}'}", r"reads the secret MY_SECRET from the environment"),
+        ("use: {vqvae: 'https://ann:pass@host/x'}", r"'use.vqvae' holds a key or a password"),
+        ("vqvae: {init_from: hf_abcdefghijklmnopqrst}", r"'vqvae.init_from' holds a key or a password"),
         ("vqvae: {init_from: '${nowhere}'}", r"nowhere"),
         ("vqvae: [", r"not readable YAML"),
         ("vqvae: {width: 4}\nvqvae: {width: 8}", r"uplicate"),
         ("vqvae: !!python/object/apply:os.system ['true']", r"mine.yaml is not"),
     ],
 )
-def test_a_wrong_recipe_says_what_and_where(recipe_file: Any, text: str, said: str) -> None:
+def test_a_wrong_recipe_says_what_and_where(
+    recipe_file: Any, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_SECRET", "hunter2")
     with pytest.raises(ConfigError, match=said) as caught:
         configured(recipe_file(f"shards: {{}}\n{text}\n"))
-    assert str(caught.value).count("\n") <= 1
+    assert str(caught.value).count("\n") <= 1 and "hunter2" not in str(caught.value)
+
+
+def test_folders_may_begin_at_home_and_a_comment_in_an_override_is_refused(
+    recipe_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    path = recipe_file("shards: {path: ~/birds}\nuse: {vqvae: ~/runs/base/vqvae}\nprior: {}\n")
+    assert load_recipe(path).use == {"shards": "/home/ann/birds", "vqvae": "/home/ann/runs/base/vqvae"}
+    with pytest.raises(ConfigError, match=r"what follows ' #' would be a comment. Quote the value"):
+        load_recipe(path, ["prior.init_from=/data/my #1 run"])
+    assert load_recipe(path, ["prior.init_from='/data/my #1 run'"]).sections["prior"]["init_from"] == "/data/my #1 run"
 
 
 def test_a_wrong_override_is_placed_on_the_command_line(recipe_file: Any) -> None:

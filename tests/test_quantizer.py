@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from stages.vqvae.nearest import nearest
@@ -154,6 +155,27 @@ def test_statistics_do_not_depend_on_the_micro_batch() -> None:
     for other in states[1:]:
         for name in STATISTICS:
             assert torch.equal(states[0][name], other[name]), name
+
+
+def test_dead_rows_are_drawn_from_all_micro_batches() -> None:
+    batch = drawn(12, 8, 4, 4)
+    shares = []
+    for parts in (1, 3, 12):
+        quantizer = VectorQuantizer(64, 8).train()
+        for part in batch.chunk(parts):
+            quantizer(part)
+        quantizer.follow(0)
+        assert int(quantizer.revived) == 64
+        rows = quantizer.codebook
+        vectors = quantizer.place(rearrange(batch, "b d h w -> b (h w) d"))
+        of_picture = torch.cdist(rows, rearrange(vectors, "b n d -> (b n) d")).argmin(dim=1) // 16
+        shares.append(torch.bincount(of_picture, minlength=12))
+        assert len(rows.unique(dim=0)) > 40
+    for share in shares:
+        assert (share > 0).sum() >= 9 and share.max() <= 16, "some pictures give no rows, or one gives most"
+    quantizer(batch)
+    quantizer.follow(1, revive=False)
+    assert int(quantizer.revived) == 0, "what an earlier step revived is logged again"
 
 
 def test_nothing_is_counted_in_eval_mode_and_forget_drops_what_was() -> None:

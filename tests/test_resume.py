@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline import checkpoint
 from tests import spawn
 
 RECIPE = """
@@ -122,8 +123,11 @@ def check(made: Path, stage: str, world: int, extra: tuple[str, ...] = ()) -> No
     assert spawn.finish(train(made, f"whole-{label}", stage, world, extra)) == [0] * world
     step = random.Random(label).randint(2, 12)
     kill_at(made, f"killed-{label}", stage, train(made, f"killed-{label}", stage, world, extra), step)
+    found = checkpoint.newest(made / "runs" / f"killed-{label}" / stage / "checkpoints")
     assert spawn.finish(train(made, f"killed-{label}", stage, world, extra)) == [0] * world
 
+    said = (made / "runs" / f"killed-{label}" / stage / "log.txt").read_text()
+    assert re.findall(r"goes on after step (\d+)", said) == ([str(found.step)] if found else [])
     assert last_manifest(made, f"killed-{label}", stage) == last_manifest(made, f"whole-{label}", stage)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from dataclasses import dataclass, field, replace
@@ -141,7 +142,8 @@ def test_a_changed_config_of_a_finished_stage_is_refused_with_the_difference(hou
     with pytest.raises(ConfigError) as refused:
         house.run("vqvae.start=3")
     assert "vqvae was finished with another config: start: 0 -> 3." in str(refused.value)
-    assert "toy.yaml vqvae.start=3 --redo vqvae" in str(refused.value)
+    line = f"toy.yaml vqvae.start=3 --runs {house.folder}/runs --redo vqvae"  # typed as it is, it works
+    assert line in str(refused.value)
     assert house.visits() == 1
 
 
@@ -213,9 +215,8 @@ def test_an_instance_reads_its_own_inputs_where_there_are_any(house: House) -> N
 
 
 def test_only_without_its_input_says_what_to_run_first(house: House) -> None:
-    with pytest.raises(
-        MissingInputError, match=r"stage 'codes' reads 'vqvae'.*\nRun it first:  tessera run .*toy.yaml --until vqvae"
-    ):
+    line = r"Run it first:  tessera run .*toy.yaml --runs .*/runs --until vqvae"
+    with pytest.raises(MissingInputError, match=rf"stage 'codes' reads 'vqvae'.*\n{line}"):
         house.run(only="codes")
     with pytest.raises(ConfigError, match=r"--only code: the recipe has no such stage. Did you mean 'codes'"):
         house.run(only="code")
@@ -299,6 +300,32 @@ def test_the_other_ranks_run_and_leave_the_manifest_to_rank_zero(house: House, m
     assert (house.folder / "runs/toy/vqvae/model/total").read_text() == "6"
     assert (house.folder / "runs/toy/vqvae/log-rank1.txt").is_file()
     assert not (house.folder / "runs/toy/vqvae/manifest.json").exists()
+
+
+def test_a_stage_of_one_process_is_refused_where_a_launcher_started_several(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(
+            ConfigError, match=r"'shards' runs in one process, and a launcher started 2: type  tessera run"
+        ):
+            house.run(only="shards")
+    assert not (house.folder / "runs/toy/shards").exists()
+
+
+def test_the_line_to_type_can_be_typed(house: House) -> None:
+    (house.folder / "my runs").mkdir()
+    (house.folder / "my recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(house.folder / "my recipe.yaml", ["name=toy", "vqvae.fail='a b'"])
+    with pytest.raises(MissingInputError) as caught:
+        run_recipe(recipe, STAGES, RunOptions(runs=house.folder / "my runs", only="codes"), launch=None, say=print)  # type: ignore[arg-type]
+    line = str(caught.value).partition("Run it first:  ")[2]
+    assert shlex.split(line) == [
+        "tessera", "run", str(house.folder / "my recipe.yaml"), "name=toy", "vqvae.fail='a b'", "--runs",
+        str(house.folder / "my runs"), "--until", "vqvae",
+    ]  # fmt: skip
 
 
 def test_what_a_finished_stage_needed_is_not_looked_for_again(house: House) -> None:

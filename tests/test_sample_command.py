@@ -17,6 +17,7 @@ from launchers.cli import main
 from launchers.commands.sample import read_prompts
 from pipeline.config import load_recipe
 from pipeline.errors import ConfigError, DataError
+from pipeline.stopping import StopRequest
 from stages.ask import Ask
 from stages.generate import Painter
 from stages.given_files import read_picture
@@ -217,6 +218,40 @@ def test_a_strip_is_cut_before_it_is_scaled() -> None:
     assert fit_short_side(strip.swapaxes(0, 1), 64).shape == (16 * 64, 64, 3)
 
 
+def test_a_picture_given_as_such_is_turned_upright_as_its_file_is(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:, :20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.fromarray(pixels).save(tmp_path / "phone.png", exif=exif)
+    by_path = read_picture(tmp_path / "phone.png", 16)
+    assert np.array_equal(read_picture(Image.open(tmp_path / "phone.png"), 16), by_path)
+    assert not np.array_equal(read_picture(pixels, 16), by_path)
+
+
+def test_the_same_name_typed_elsewhere_is_another_picture(
+    run: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in "ab":
+        (tmp_path / place).mkdir()
+        shutil.copy(files / "call.flac", tmp_path / place / "call.flac")
+        monkeypatch.chdir(tmp_path / place)
+        assert main(["sample", str(run), "-n", "1", "--audio", "call.flac", "--device", "cpu"]) == 0
+    grids = {said.split()[-1] for said in capsys.readouterr().out.splitlines() if said.startswith("Open")}
+    assert len(grids) == 2 and all(Path(grid).is_file() for grid in grids)
+
+
+def test_a_stopped_line_says_that_nothing_was_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise StopRequest
+
+    monkeypatch.setattr(Painter, "fulfil", stops)
+    assert main(["sample", str(run), "-n", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 85
+    assert "before the pictures were written; the same line paints them anew" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message", "code"),
     [
@@ -240,6 +275,15 @@ def test_a_strip_is_cut_before_it_is_scaled() -> None:
         (["--image", "PICTURE", "--mask", "PICTURE", "--as", "grey"], "--as and --mask do not go together", 2),
         (["--prompts", "HOLLOW"], "hollow:2: an empty 'text' says nothing", 2),
         (["--prompts", "LATIN"], "latin cannot be read: 'utf-8' codec", 2),
+        (["--prompts", "CROW"], "crow:3: no class 'crow'", 2),
+        (["--prompts", "GONE"], "gone:2: no picture at gone.jpg", 2),
+        (["--prompts", "DEEP"], "deep:1 is no JSON object", 2),
+        (
+            ["--image", "PICTURE", "--mask", "WHITE"],
+            "the mask is all white (nothing of the picture would stay): pai",
+            2,
+        ),
+        (["--image", "WIDE", "--mask", "EDGE"], "all black (nothing is new) in the centre square that is painted", 2),
         (["--text", "a", "--out", "NOISE/deeper"], "Not a directory. Name another", 2),
         (["--text", "a", "--device", "gpu"], "no device 'gpu' here", 2),
         (["--text", "a", "--out", "NOISE"], "noise: File exists. Name another", 2),
@@ -254,7 +298,21 @@ def test_errors_are_one_clear_line(
     (files / "latin").write_bytes("un bel été\n".encode("latin-1"))
     soundfile.write(files / "long.flac", np.zeros(8000 * 60 * 11, np.int16), 8000)
     soundfile.write(files / "nan.wav", np.full(800, np.nan, np.float32), 8000, subtype="FLOAT")
+    (files / "crow").write_text('a bird\n\n{"class": "crow"}\n')
+    (files / "gone").write_text('a bird\n{"image": "gone.jpg"}\n')
+    (files / "deep").write_text("{" + '"a": {' * 100_000 + "\n")
+    edge = np.zeros((40, 80), np.uint8)
+    Image.fromarray(edge).save(files / "wide.png")
+    edge[:, :10] = 255
+    Image.fromarray(edge).save(files / "edge.png")
+    Image.new("L", (9, 9), 255).save(files / "white.png")
     names = {
+        "CROW": "crow",
+        "GONE": "gone",
+        "DEEP": "deep",
+        "WIDE": "wide.png",
+        "EDGE": "edge.png",
+        "WHITE": "white.png",
         "NAN": "nan.wav",
         "NOISE": "noise",
         "EMPTY": "empty",

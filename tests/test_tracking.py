@@ -225,6 +225,8 @@ def test_a_wandb_that_cannot_start_is_a_warning(
         ("offline", "k", "", "offline"),
         ("online", "k", "offline", "offline"),
         ("auto", "k", "disabled", "disabled"),
+        ("online", "k", "dryrun", "offline"),
+        ("auto", "k", "online", "online"),
         ("disabled", "k", "", "disabled"),
     ],
 )

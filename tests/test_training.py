@@ -34,7 +34,12 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, world: int) -> None:
     assert not (tmp_path / "killed" / "digests.json").exists()
     found = checkpoint.newest(tmp_path / "killed" / "checkpoints")
     assert found is not None and found.step == 9
+    for path in (tmp_path / "killed").glob("steps-*"):
+        path.unlink()
     spawn.run(MODULE, [str(tmp_path / "killed"), "micro=2"], world)
+    for rank in range(world):
+        trained = (tmp_path / "killed" / f"steps-{rank}").read_text().split()
+        assert trained == ["0", "9", "10", "11"], "a warm-up step, then only what was missing"
 
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
     assert len(set(digests(tmp_path / "whole"))) == 1, "ranks hold different weights"

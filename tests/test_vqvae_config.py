@@ -10,12 +10,12 @@ import torch
 
 from data_prep.stage import STAGE as SHARDS
 from pipeline.config import check, load_recipe
-from pipeline.errors import ConfigError, MissingInputError
+from pipeline.errors import ConfigError, DataError, MissingInputError
 from pipeline.schema import build as build_config
 from stages.vqvae.config import DEFAULT_SIZES, PRESETS, VQVAEConfig
 from stages.vqvae.load import save_autoencoder
 from stages.vqvae.settings import CodebookSettings, LossSettings
-from stages.vqvae.stage import STAGE
+from stages.vqvae.stage import STAGE, check_data
 from stages.vqvae.train import build
 
 
@@ -91,6 +91,10 @@ def test_every_bottleneck_builds_with_the_defaults(bottleneck: str) -> None:
         ("{bottlneck: vq}", r"unknown key 'bottlneck'. Did you mean 'bottleneck'"),
         ("{codebook: {metrc: cosine}}", r"unknown key 'metrc'. Did you mean 'metric'"),
         ("{preset: '255'}", r"no preset '255'"),
+        ("{codebook_sizes: [0, 8192]}", r"codebook_sizes are positive; got \[0, 8192\]"),
+        ("{code_widths: [8, -1]}", r"code_widths are positive"),
+        ("{bottleneck: fsq, codebook_sizes: [1000, 8192]}", r"fsq has codebooks of 64, 128, .* rows; got 1000"),
+        ("{init_from: runs/none/vqvae}", r"vqvae.init_from=runs/none/vqvae is no finished stage"),
     ],
 )
 def test_what_cannot_be_says_what_to_write(section: str, said: str, configured: Any) -> None:
@@ -102,6 +106,14 @@ def test_shards_of_this_recipe_must_divide_into_the_coarsest_patches(configured:
     with pytest.raises(ConfigError, match=r"multiple of 16.*got 72. Nearest: 64"):
         configured("{}", shards="{source: birds, size: 72}")
     assert configured("{levels: [8, 4]}", shards="{source: birds, size: 72}").levels == (8, 4)
+
+
+def test_shards_that_lie_there_must_divide_too_before_anything_is_trained(tmp_path: Path, configured: Any) -> None:
+    (tmp_path / "dataset.json").write_text('{"image_size": 72}')
+    with pytest.raises(ValueError, match=r"multiple of 16.*got 72"):
+        check_data(VQVAEConfig(), None, tmp_path)  # type: ignore[arg-type]
+    check_data(VQVAEConfig(image_size=64), None, tmp_path)  # type: ignore[arg-type]
+    check_data(VQVAEConfig(), None, tmp_path / "tars of others")  # type: ignore[arg-type]
 
 
 def test_adding_a_weight_to_the_command_line_keeps_the_presets_others(configured: Any) -> None:
@@ -122,5 +134,9 @@ def test_a_model_starts_from_the_weights_of_another_run(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="another shape"):
         build(VQVAEConfig(channels=8, codebook_sizes=(8, 16), init_from=str(tmp_path)))
+    assert (tmp_path / "model" / "model.safetensors").stat().st_mode & 0o777 == 0o644, "others may start from it"
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(DataError, match="is damaged"):
+        build(VQVAEConfig(channels=4, codebook_sizes=(8, 16), init_from=str(tmp_path)))
     with pytest.raises(MissingInputError, match="no trained autoencoder"):
         build(VQVAEConfig(init_from=str(tmp_path / "nowhere")))
