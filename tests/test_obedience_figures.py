@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from pipeline.batch import Draw
 from pipeline.samples import decode_image
 from pipeline.shard_index import open_shards
 from pipeline.shards import read_samples
 from stages.conditioning.condition import Condition, Conditions
+from stages.conditioning.sources import source_picture
 from stages.evaluation.config import EvaluationConfig
 from stages.evaluation.measure import headline_of
 from stages.evaluation.obedience import Asked, heard, obedience_figures, read_asked
@@ -24,6 +27,8 @@ from stages.evaluation.probe_model import Probe
 from stages.evaluation.similarity import similarity_figures
 from stages.generate import Painter
 from stages.given_files import read_picture
+from stages.images import center_decode, picture_to_tensor, tensor_to_picture
+from stages.picture_grid import paint_grid
 
 N = 10
 COLOURS = ["red", "blue", "green", "yellow", "black", "white", "brown", "orange"]
@@ -215,3 +220,23 @@ def test_a_probe_taught_on_other_shards_is_taught_anew(
     for shards in (train, train, train[:1]):
         assert isinstance(probes.get_probe(EvaluationConfig(), shards, values, 32, tmp_path), Probe)
     assert taught == [len(train), 1]
+
+
+def test_the_source_of_a_pair_is_shown_as_its_codes_keep_it(
+    run: Path, painter: Painter, asked: Asked, real: Tensor
+) -> None:
+    val, draw = open_shards(run / "shards").split("val"), Draw(0, 0, 0, 0)
+    samples = islice((sample for shard in val for sample in read_samples(shard)), 4)
+    crops = np.stack([center_decode(32)(sample, draw)["image"] for sample in samples]).transpose(0, 2, 3, 1)
+    greys = torch.from_numpy(np.stack([source_picture(one, "grey") for one in crops])).permute(0, 3, 1, 2)
+    levels = [level.codes for level in painter.autoencoder.quantize(picture_to_tensor(greys))]
+    kept = tensor_to_picture(painter.autoencoder.decode([codes for codes in levels if codes is not None]))
+    shown = painter.source_of(asked.modes["grey"]["image"], 4)
+    assert np.abs(shown.astype(int) - kept).max() <= 1, "the codes that the stage stored, decoded"
+
+    pair = replace(asked, modes={"source": asked.modes["grey"]})
+    copier: Any = Copier(painter, real[:N])
+    figures, pictures = obedience_figures(EvaluationConfig(), copier, pair, real, None)
+    (picture,) = pictures.values()
+    three = paint_grid([[Image.fromarray(one) for one in kept]] * 3, ["true picture", "source given", "by source"])
+    assert list(figures) == ["source"] and picture.shape[0] == three.height, "true, given, painted"
