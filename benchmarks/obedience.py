@@ -193,12 +193,17 @@ def never_heard(scene: Scene, rng: np.random.Generator) -> Scene:
     return dataclasses.replace(scene, noise=noise, **how)  # type: ignore[arg-type]
 
 
+def calls_of(judge: Judge, n: int) -> tuple[list[Scene], list[Ask], list[Scene]]:
+    """n scenes of one bird, their calls as training never heard them, and the scenes as they sing so."""
+    scenes, rng = singles(judge.val)[:n], numpy_rng("benchmark calls")
+    strange = [never_heard(scene, rng) for scene in scenes]
+    return scenes, [Ask(audio=(call(scene)[None], RATE)) for scene in strange], strange
+
+
 def calls(judge: Judge) -> dict[str, Any]:
     """Calls as training never heard them: high ones slower, low ones faster than `align` played any such."""
-    scenes = singles(judge.val)[: 2 * judge.n]
-    rng = numpy_rng("benchmark calls")
-    strange = [never_heard(scene, rng) for scene in scenes]
-    painted = judge.paint("calls", [Ask(audio=(call(s)[None], RATE)) for s in strange])
+    scenes, asks, strange = calls_of(judge, 2 * judge.n)
+    painted = judge.paint("calls", asks)
     score = judge.score(painted, [{"species": s.species, "background": s.background} for s in scenes])
     order = torch.tensor([judge.probe.values["size"].index(size) for size in ("small", "medium", "large")])
     size = (judge.chance(painted, "size")[:, order] * torch.arange(3)).sum(dim=1)

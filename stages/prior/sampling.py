@@ -60,7 +60,14 @@ def sample(
         int64 (b, h, w) per level, coarsest first.
     """
     guidance = Guidance.of(prior, conditions, len(seeds), settings, negative)
-    held = _clamp(prior, seeds, clamp, clamp_mask)
+    return sample_guided(prior, guidance, seeds, settings, _clamp(prior, seeds, clamp, clamp_mask))
+
+
+@torch.no_grad()
+def sample_guided(
+    prior: Prior, guidance: Guidance, seeds: Int[Tensor, " b"], settings: SampleSettings, held: Clamp | None = None
+) -> list[Int[Tensor, "b _h _w"]]:
+    """The same with guidance of one's own making."""
     run = _sample_masked if prior.kind == "masked" else _sample_causal
     codes = run(prior, guidance, seeds, settings, held)
     return [rearrange(c, "b (h w) -> b h w", h=h) for c, (h, _) in zip(codes, prior.grids, strict=True)]

@@ -1,0 +1,67 @@
+"""The benchmark of choosers: the candidates are those `sample` paints, the likelihoods those of the prior."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.choosers import Kind, measure, paint, said_by_prior
+from stages.ask import Ask
+from stages.conditioning.condition import choose_rows
+from stages.generate import CANDIDATE, Painter
+from stages.prior.loss import surprise
+from stages.prior.sampling import sample
+
+ASKS = [Ask(text="a red bird left of a blue one"), Ask(text="a blue owl on the left, a red duck on the right")]
+
+
+@pytest.fixture(scope="module")
+def judge(causal: Path) -> Any:
+    painter = Painter.load(causal, device="cpu")
+    return SimpleNamespace(painter=painter, seen=lambda pictures: {"wing": ["red"] * len(pictures)})
+
+
+def test_candidates_are_those_the_sampler_paints_and_away_moves_them(judge: Any) -> None:
+    painter = judge.painter
+    codes, pictures, conditions, wrong = paint(judge, ASKS, torch.tensor([4, 5]), 3, away=0.0)
+    rows = torch.tensor([0, 0, 0, 1, 1, 1])
+    asked = choose_rows(painter.reader.conditions(ASKS, painter.listens), rows)
+    seeds = torch.tensor([4, 4, 4, 5, 5, 5]) + 3_000_000 + CANDIDATE * torch.tensor([0, 1, 2, 0, 1, 2])
+    same = sample(painter.prior, asked, seeds, painter.settings)
+    assert all(torch.equal(a, b) for a, b in zip(codes, same, strict=True))
+    assert pictures.shape == (6, 3, 32, 32) and set(conditions) == set(wrong) == {"text"}
+    away, _, _, _ = paint(judge, ASKS, torch.tensor([4, 5]), 3, away=2.0)
+    none, _, _, _ = paint(judge, ASKS, torch.tensor([4, 5]), 3, away=1e-9)
+    assert not torch.equal(away[0], codes[0]) and torch.equal(none[0], codes[0])
+    assert paint(judge, [Ask(text="an owl")], torch.tensor([0]), 2, away=0.0)[3] == {}
+
+
+def test_the_likelihoods_are_the_priors_own(judge: Any) -> None:
+    prior = judge.painter.prior
+    codes, _, conditions, wrong = paint(judge, ASKS, torch.tensor([0, 1]), 2, away=0.0)
+    said = said_by_prior(prior, codes, conditions)
+    bits = surprise(prior, [level.flatten(1) for level in codes], conditions, torch.arange(4), 0)
+    counts = torch.tensor([level[0].numel() for level in codes])
+    torch.testing.assert_close(said["all codes"], -(bits * counts).sum(dim=1) * math.log(2), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(said["coarse codes"], -bits[:, 0] * counts[0] * math.log(2), rtol=1e-4, atol=1e-3)
+    assert (said["foretold codes"] < 0).all()
+    assert not torch.allclose(said_by_prior(prior, codes, wrong)["foretold codes"], said["foretold codes"])
+
+
+def test_a_chooser_is_worth_what_it_finds(judge: Any) -> None:
+    kind = Kind(ASKS, [{"wing": "red"}, {"wing": "red"}], "text")
+    assert set(measure(judge, kind, 4, 0.0).values()) == {1.0}
+
+    def sometimes(pictures: Tensor) -> dict[str, list[str]]:
+        return {"wing": ["red" if i % 4 == 2 else "blue" for i in range(len(pictures))]}
+
+    found = measure(SimpleNamespace(painter=judge.painter, seen=sometimes), kind, 4, 0.0)  # type: ignore[arg-type]
+    assert found["mean"] == 0.25 and found["any"] == 1.0
+    assert all(value in (0.0, 0.5, 1.0) for name, value in found.items() if name != "mean")
+    assert {"cosine", "gain of all codes", "cosine + 1.0 of its lead", "cosine + 0.5 foretold codes"} <= set(found)
