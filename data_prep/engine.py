@@ -178,5 +178,6 @@ def _close(cfg: ShardsConfig, listing: Listing, plans: list[ShardPlan], done: _D
 
 def _command(cfg: ShardsConfig) -> str:
     defaults = ShardsConfig(source=cfg.source)
-    changed = [f"{name}={value}" for name, value in settings_of(cfg).items() if value != getattr(defaults, name)]
+    before = settings_of(defaults)
+    changed = [f"{name}={value}" for name, value in settings_of(cfg).items() if value != before[name]]
     return shlex.join(["tessera", "shard", cfg.source, "OUT", *changed])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_prep.plan import PLAN
 from pipeline.errors import ConfigError, DataError
 from pipeline.samples import DECODERS, decode_member, last_part
 from pipeline.shard_index import DATASET, FORMAT, ShardIndex, is_sidecar, scan_tar, sha256_of
@@ -33,6 +34,7 @@ def problems(root: Path) -> Iterator[str]:
     tars = {name: path for name, path in tars.items() if path.is_file() and not path.name.startswith(".")}
     listed, broken = _listed(root)
     yield from broken
+    yield from _unfinished(root, tars)
     if not tars and listed is None and not broken:
         raise ConfigError(f"{root} holds no shards: neither {DATASET} nor a .tar.")
     for name in sorted(set(tars) | set(listed or {})):
@@ -45,6 +47,14 @@ def problems(root: Path) -> Iterator[str]:
     if listed is not None:
         yield from _stray_sidecars(root, tars, listed)
         yield from _repeated_keys(root, tars)
+
+
+def _unfinished(root: Path, tars: dict[str, Path]) -> Iterator[str]:
+    """Folders that `tessera shard` was stopped in: `dataset.json` is written last."""
+    for folder in sorted({path.parent for path in tars.values()}):
+        if (folder / PLAN).is_file() and not (folder / DATASET).exists():
+            where = f"{folder.relative_to(root).as_posix()}/{DATASET}".removeprefix("./")
+            yield f"{where}: missing, so not all was sharded: type the line that shards it again"
 
 
 def _listed(root: Path) -> tuple[dict[str, dict[str, Any]] | None, list[str]]:

@@ -136,10 +136,12 @@ def check_enough(total: int, global_batch: int, lanes: int) -> None:
     if total >= global_batch:
         return
     largest = total // lanes * lanes
-    advice = f"data.global_batch={largest}" if largest else f"data.lanes={max(1, total)} and a global_batch to match"
+    advice = (
+        f"data.global_batch={largest}" if largest else f"data.lanes={max(1, total)} and a data.global_batch to match"
+    )
     raise ConfigError(
         f"the data holds {total} samples, fewer than one global batch of {global_batch} (data.global_batch).\n"
-        f"Write {advice} (a multiple of data.lanes, at most {total}), or add data."
+        f"Set it for this stage and those after it, as in  vqvae.{advice}  (a multiple of lanes, at most {total})."
     )
 
 

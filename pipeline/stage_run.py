@@ -126,6 +126,8 @@ def _before(job: Job) -> tuple[str, dict[str, Any], dict[str, str]] | None:
     if job.finished:
         manifest = artifacts.read_manifest(job.out)
         return "finished", manifest["config"], manifest["inputs"]
+    if hasattr(job.cfg, "loop") and next((job.out / "checkpoints").glob("step-*"), None) is None:
+        return None  # it never came to a checkpoint: there is nothing another config would spoil
     try:
         config = yaml.safe_load((job.out / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):

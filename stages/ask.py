@@ -108,6 +108,8 @@ class Reader:
         """The run's encoder of a modality: text, audio, vector or picture."""
         if name not in self._encoders:
             self._encoders[name] = self.load(name)
+            if name == "text":
+                self._encoders[name].warned = True  # `conditions` says of each text what is cut
         return self._encoders[name]
 
     def cut_off(self, text: str) -> str:
@@ -128,6 +130,11 @@ class Reader:
         wanted = self.names(asks, listens)
         if strange := sorted(wanted - set(listens)):
             hint = " Give --as alike too." if strange[0] == "image" and PICTURE in listens else ""
+            hint = (
+                hint
+                if listens
+                else "\nA section 'align: {}' makes it listen to captions and sounds; folders are classes."
+            )
             raise ConfigError(
                 f"this run was not trained on {strange[0]}: it listens to {', '.join(listens) or 'nothing'}.{hint}"
             )
@@ -139,7 +146,8 @@ class Reader:
             for words in (ask.text, ask.negative):
                 if words and words not in self._warned and (lost := self.cut_off(words)):
                     self._warned.add(words)
-                    log.warning("the text is longer than its encoder takes; cut off: '%s'", lost)
+                    shown = f"{lost[:80]} ..." if len(lost) > 80 else lost
+                    log.warning("the text is longer than its encoder takes; cut off: '%s'", shown)
         return {name: makers[name](asks) for name in sorted(wanted)}
 
     def names(self, asks: Sequence[Ask], listens: Sequence[str]) -> set[str]:

@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, DataError, MissingInputError, Stopped, 
 from pipeline.owner import owning
 from pipeline.runner import Outcome, Planned, RunOptions, plan_run, run_recipe
 from pipeline.stage import Stage
+from pipeline.stage_run import Job, refuse_changed
 from pipeline.training_config import identity
 
 
@@ -300,6 +301,21 @@ def test_the_other_ranks_run_and_leave_the_manifest_to_rank_zero(house: House, m
     assert (house.folder / "runs/toy/vqvae/model/total").read_text() == "6"
     assert (house.folder / "runs/toy/vqvae/log-rank1.txt").is_file()
     assert not (house.folder / "runs/toy/vqvae/manifest.json").exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Sum):
+    loop: int = 0
+
+
+def test_a_stage_that_never_came_to_a_checkpoint_may_be_corrected(tmp_path: Path) -> None:
+    stage = replace(VQVAE, config=Trained)
+    job = Job(instance="vqvae", stage=stage, cfg=Trained(start=3), inputs={}, out=tmp_path, command="tessera run x")
+    (tmp_path / "config.yaml").write_text("start: 0\nloop: 0\n")
+    refuse_changed(job)
+    (tmp_path / "checkpoints" / "step-00000004").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="was started with another config: start: 0 -> 3"):
+        refuse_changed(job)
 
 
 def test_a_stage_of_one_process_is_refused_where_a_launcher_started_several(

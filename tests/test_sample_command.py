@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from launchers.cli import main
-from launchers.commands.sample import read_prompts
+from launchers.commands.sample import _label, read_prompts
 from pipeline.config import load_recipe
 from pipeline.errors import ConfigError, DataError
 from pipeline.stopping import StopRequest
@@ -171,7 +171,8 @@ def test_what_of_a_text_is_not_read_is_said_and_kept(run: Path, files: Path, cap
     assert main(["sample", str(run), "--text", said, "-n", "1", "--out", str(out), "--device", "cpu"]) == 0
     [row] = json.loads((out / "asked.json").read_text())["rows"]
     assert row["text"] == said and row["text_cut_off"].endswith("beside a heron")
-    assert "longer than its encoder takes; cut off: '" in caplog.text
+    assert caplog.text.count("cut off: '") == 1 and "longer than its encoder takes; cut off: '" in caplog.text
+    assert max(map(len, caplog.messages)) < 200
 
 
 @pytest.mark.parametrize(
@@ -416,3 +417,8 @@ def test_a_run_is_measured_by_the_command_wherever_it_lies_and_whatever_it_is_ca
     assert load_recipe(again / "recipe.yaml").name == "all"
     assert main(["evaluate", ".", "prior.width=64"]) == 2
     assert "'prior.width=64' is no setting of the evaluation" in capsys.readouterr().err
+
+
+def test_a_row_whose_words_the_grid_cannot_write_says_where_they_are() -> None:
+    assert _label(Ask(cls=1, text="노란 앵무새"), ["duck", "owl"]) == "owl (see asked.json)"
+    assert _label(Ask(text="a red owl"), []) == "a red owl" and _label(Ask(), []) == ""

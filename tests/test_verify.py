@@ -177,6 +177,12 @@ def test_half_a_sample_in_a_tar_of_others_is_found(tmp_path: Path) -> None:
     assert verify(tmp_path) == ["a.tar: sample 2 has no .jpg, as every other one has"]
 
 
+def test_a_folder_that_was_never_finished_is_found(shards: Path) -> None:
+    (shards / "dataset.json").unlink()
+    assert verify(shards) == ["dataset.json: missing, so not all was sharded: type the line that shards it again"]
+    assert verify(shards.parent)[0].startswith("out/dataset.json: missing")
+
+
 def test_verify_executes_nothing(tmp_path: Path) -> None:
     out = io.BytesIO()
     pickle.dump(Payload(tmp_path / "canary"), out)

@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--mask", action="append", metavar="FILE", help="white where --image is painted anew")
     what.add_argument("--negative", metavar="TEXT", help="what not to paint")
     what.add_argument(
-        "--prompts", type=Path, metavar="FILE", help=f"a row per line: a sentence, or JSON with {', '.join(KEYS)}"
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help=f"a row per line: a sentence, or JSON with {', '.join(KEYS)} (files as seen from this folder)",
     )
     parser.add_argument(
         "--with", dest="with_", default="prior", metavar="STAGE", help="the stage that paints (default: prior)"
@@ -126,7 +129,7 @@ def rows_of(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
             if len(values) not in (1, count):
                 name = {"cls": "class", "as_": "as"}.get(field, field)
                 raise ConfigError(
-                    f"--{name} is given {len(values)} times and another flag {count} times: once, or alike."
+                    f"--{name} is given {len(values)} times and another flag {count} times: once, or as often."
                 )
         rows = [("", {field: v[row if len(v) > 1 else 0] for field, v in given.items()}) for row in range(count)]
     if arguments.negative is not None:
@@ -233,7 +236,7 @@ def _label(ask: Ask, classes: list[str]) -> str:
     name = classes[ask.cls] if isinstance(ask.cls, int) and classes else ""
     files = [Path(str(path)).stem for path in (ask.audio, ask.image) if path is not None]
     parts = [part for part in (name, ask.text, *files) if part]
-    return " ".join(part for part in parts if part.isascii()) or ("(see asked.json)" if parts else "")
+    return " ".join(part if part.isascii() else "(see asked.json)" for part in parts)
 
 
 def _folder_name(asks: list[Ask], arguments: argparse.Namespace, classes: list[str]) -> str:

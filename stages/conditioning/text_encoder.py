@@ -58,7 +58,7 @@ class TextEncoder(nn.Module):
         self.projection = int(getattr(config, "projection_dim", 0) or 0) if family == "clip" else 0
         self.width = max(self.token_width, self.projection)
         self.longest = longest_of(config, tokenizer)
-        self._warned = False
+        self.warned = False
 
     @classmethod
     def load(cls, where: str | Path, device: str | torch.device = "cpu") -> TextEncoder:
@@ -105,8 +105,8 @@ class TextEncoder(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask`, (b, t), on the model's device; warns once of a sentence that is cut."""
-        if not self._warned and (lost := next((cut for text in texts if (cut := self.cut_off(text))), "")):
-            self._warned = True
+        if not self.warned and (lost := next((cut for text in texts if (cut := self.cut_off(text))), "")):
+            self.warned = True
             log.warning("a text is longer than the %d tokens of %s; cut off: '%s'", self.longest, self.name, lost[:80])
         found = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
         device = next(self.model.parameters()).device
