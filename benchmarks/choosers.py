@@ -3,8 +3,7 @@
     python -m benchmarks.choosers runs/birds [-n 100] [--candidates 8] [--guidance G] [--away W] [--out FILE]
 
 Asks are those of `benchmarks.obedience`: sentences about two birds and about one, calls. The mean over all candidates
-is what choosing at random gives, `any` what a chooser that is always right would. `--away W` moves guidance of
-sentences about two birds away from the sentence with left and right exchanged too: l0 + G (l - l0) + W (l - exchanged).
+is what choosing at random gives, `any` what a chooser that is always right would. `--away W` is `sampling.opposites`.
 
 Shapes: n asks, k candidates, l levels.
 """
@@ -14,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from torch import Tensor
 from benchmarks.obedience import Judge, Truth, calls_of, one_each, singles
 from stages.ask import Ask
 from stages.conditioning.align.read import exchanged
-from stages.conditioning.condition import Conditions, choose_rows, nothing_like, stack_rows
+from stages.conditioning.condition import Conditions, choose_rows, nothing_like
 from stages.generate import CANDIDATE
-from stages.prior.sampling import Guidance, sample_guided
+from stages.prior.sampling import sample
 
 OPPOSITES = (("left", "right"), ("왼쪽", "오른쪽"))
 ROWS = 8
@@ -89,15 +88,7 @@ def paint(
         swapped = [Ask(text=exchanged(ask.text or "", OPPOSITES)) for ask in asks]
         wrong = choose_rows(painter.reader.conditions(swapped, painter.listens), rows)
     seeds = numbers.repeat_interleave(k) + 3_000_000 + CANDIDATE * (torch.arange(len(rows)) % k)
-    guidance = Guidance.of(painter.prior, conditions, len(rows), painter.settings)
-    if away and wrong:
-        weight = float(painter.settings.guidance)  # type: ignore[arg-type]
-        text, none = conditions["text"], nothing_like(conditions["text"])
-        copies = {"text": stack_rows([none, text, wrong["text"]])}
-        kept = {"text": torch.tensor([False, True, True]).repeat_interleave(len(rows)) & copies["text"].present()}
-        guide = painter.prior.guide(copies, kept, 3 * len(rows))
-        guidance = Guidance(guide, (weight + away, -away), len(rows))
-    codes = sample_guided(painter.prior, guidance, seeds, painter.settings)
+    codes = sample(painter.prior, conditions, seeds, replace(painter.settings, opposites=away), opposed=wrong)
     pictures = torch.from_numpy(painter._decoded(codes))
     return codes, rearrange(pictures, "n h w c -> n c h w").contiguous(), conditions, wrong
 

@@ -94,7 +94,9 @@ class Judge:
         """A picture per ask: uint8 (n, 3, s, s); the first twenty are kept for the eye."""
         self.asks = max(self.asks, len(asks))
         conditions = self.painter.reader.conditions(asks, self.painter.listens)
-        painted = self.painter.paint_conditions(conditions, torch.arange(len(asks)) + 3_000_000, **settings)
+        opposed = self.painter.reader.opposed(asks, self.painter.listens)
+        seeds = torch.arange(len(asks)) + 3_000_000
+        painted = self.painter.paint_conditions(conditions, seeds, opposed=opposed, **settings)
         self.pictures[name] = rows_of_pictures(*np.split(painted[:20], 2)) if len(painted) >= 20 else painted[0]
         return torch.from_numpy(rearrange(painted, "n h w c -> n c h w").copy())
 
@@ -353,10 +355,12 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=200, help="asks of each kind")
     parser.add_argument("--candidates", type=int, help="pictures to choose from (default: the run's own)")
     parser.add_argument("--foretold", type=float, help="sampling.foretold (default: the run's own)")
+    parser.add_argument("--opposites", type=float, help="sampling.opposites (default: the run's own)")
     parser.add_argument("--only", nargs="*", default=list(TESTS), choices=list(TESTS))
     parser.add_argument("--out", type=Path, help="folder for results.json and pictures (default: RUN/obedience)")
     arguments = parser.parse_args()
-    judge = Judge(arguments.run, arguments.n, candidates=arguments.candidates, foretold=arguments.foretold)
+    own = {name: getattr(arguments, name) for name in ("candidates", "foretold", "opposites")}
+    judge = Judge(arguments.run, arguments.n, **own)
     out = arguments.out or arguments.run / "obedience"
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.schema import did_you_mean
+from stages.conditioning.align.read import exchanged
 from stages.conditioning.condition import PICTURE, Condition, Conditions, class_condition
 from stages.conditioning.sounds import Sound
 from stages.conditioning.source_codes import image_condition
@@ -101,6 +102,8 @@ class Reader:
     load: Callable[[str], Any]
     """The encoder of a modality, loaded when it is first needed: a class needs none."""
     device: torch.device
+    opposites: tuple[tuple[str, str], ...] = ()
+    """Words that the run's `align` learned to tell apart by exchanging them, such as left and right."""
     _encoders: dict[str, Any] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
 
@@ -168,6 +171,15 @@ class Reader:
                 f"a negative text needs a run trained on text; this one listens to {', '.join(listens) or 'nothing'}."
             )
         return {"text": self._texts([Ask(text=ask.negative) for ask in asks])}
+
+    def opposed(self, asks: Sequence[Ask], listens: Sequence[str]) -> Conditions:
+        """The texts with their opposites exchanged; empty where none holds any, or the run's `align` knows none."""
+        if not self.opposites or "text" not in listens:
+            return {}
+        swapped = [None if ask.text is None else exchanged(ask.text, self.opposites) for ask in asks]
+        if all(text == ask.text for text, ask in zip(swapped, asks, strict=True)):
+            return {}
+        return {"text": self._some(swapped, self.encoder("text"))}
 
     def kept(self, ask: Ask) -> Kept | None:
         """What an ask with a mask keeps of its picture."""

@@ -138,7 +138,8 @@ class Painter:
         check_guidance(changes.get("guidance"), self.guided(ask))
         conditions = repeat_rows(self.reader.conditions([ask], self.listens), len(seeds))
         negative, kept = self.reader.negatives([ask], self.listens), self.reader.kept(ask)
-        painted = self.paint_conditions(conditions, seeds, negative=negative, kept=kept, **changes)
+        opposed = repeat_rows(self.reader.opposed([ask], self.listens), len(seeds))
+        painted = self.paint_conditions(conditions, seeds, negative=negative, opposed=opposed, kept=kept, **changes)
         if kept is None:
             return painted
         mixed = kept.picture * kept.pixels + painted * (1 - kept.pixels)
@@ -154,6 +155,7 @@ class Painter:
         seeds: Int[Tensor, " b"],
         *,
         negative: Conditions | None = None,
+        opposed: Conditions | None = None,
         kept: Kept | None = None,
         **changes: Any,
     ) -> np.ndarray:
@@ -161,6 +163,7 @@ class Painter:
 
         Args:
             negative: one row, which all of them move away from.
+            opposed: a row for each, the texts with their opposites exchanged.
             kept: codes that stay as they are in all of them.
             changes: fields of `SampleSettings`.
         """
@@ -176,6 +179,7 @@ class Painter:
                 each.to(self.device),
                 settings,
                 negative=repeat_rows(negative or {}, len(several)),
+                opposed=choose_rows(opposed or {}, several.to(self.device)),
                 clamp=[c.expand(len(several), -1, -1) for c in kept.codes] if kept else None,
                 clamp_mask=[w.expand(len(several), -1, -1) for w in kept.where] if kept else None,
             )
@@ -251,7 +255,8 @@ class Painter:
         def load(name: str) -> Any:
             return encoders_of({name: self.about[name]}, self.align, self.device)[name]
 
-        return Reader(self.autoencoder, self.image_size, self.classes, self.about, load, self.device)
+        opposites = opposites_of(self.align) if self.about.get("text", {}).get("encoder") == "align" else ()
+        return Reader(self.autoencoder, self.image_size, self.classes, self.about, load, self.device, opposites)
 
     @cached_property
     def space(self) -> Space | None:
@@ -303,6 +308,12 @@ def _aligned(run: Path) -> list[Path]:
     """Where encoders of `align` may lie: in this run, or in one whose codes it uses; the fingerprint decides."""
     lending = [codes.resolve().parent for codes in folders_of(run, "codes") if codes.parent != run]
     return [folder for one in (run, *lending) for folder in folders_of(one, "align")]
+
+
+def opposites_of(align: Sequence[Path]) -> tuple[tuple[str, str], ...]:
+    """The pairs of words that the first stage `align` exchanged (`align.opposites`), by its manifest."""
+    config = artifacts.read_json(align[0] / artifacts.MANIFEST).get("config", {}) if align else {}
+    return tuple((str(one), str(other)) for one, other in config.get("opposites") or ())
 
 
 def _tokenizer_of(run: Path, mark: str) -> Path:

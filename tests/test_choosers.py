@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.choosers import Kind, measure, paint, said_by_prior
+from benchmarks.choosers import OPPOSITES, Kind, measure, paint, said_by_prior
 from stages.ask import Ask
-from stages.conditioning.condition import choose_rows
-from stages.generate import CANDIDATE, Painter
+from stages.conditioning.condition import choose_rows, repeat_rows
+from stages.generate import CANDIDATE, Painter, opposites_of
 from stages.prior.loss import surprise
-from stages.prior.sampling import sample
+from stages.prior.sampling import Guidance, sample
 
 ASKS = [Ask(text="a red bird left of a blue one"), Ask(text="a blue owl on the left, a red duck on the right")]
 
@@ -65,3 +68,52 @@ def test_a_chooser_is_worth_what_it_finds(judge: Any) -> None:
     assert found["mean"] == 0.25 and found["any"] == 1.0
     assert all(value in (0.0, 0.5, 1.0) for name, value in found.items() if name != "mean")
     assert {"cosine", "gain of all codes", "cosine + 1.0 of its lead", "cosine + 0.5 foretold codes"} <= set(found)
+
+
+def test_guidance_away_from_opposites_is_a_term_of_its_own_and_cancels_without_any(judge: Any) -> None:
+    painter = judge.painter
+    prior, told = painter.prior, painter.reader.conditions(ASKS, painter.listens)
+    opposed = painter.reader.opposed(ASKS, painter.listens)
+    assert opposed == {}, "this run's align has learned none"
+    painter.reader.opposites = OPPOSITES
+    opposed = painter.reader.opposed([*ASKS, Ask(cls="owl")], painter.listens)
+    assert opposed["text"].present().tolist() == [True, True, False]
+    assert painter.reader.opposed([Ask(text="an owl")], painter.listens) == {}
+    opposed = choose_rows(opposed, torch.arange(2))
+    settings = replace(painter.settings, guidance=2.0, opposites=3.0)
+    said = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))  # of nothing, of the texts, of the exchanged
+    none, text, other = said.split(2)
+
+    guidance = Guidance.of(prior, told, 2, settings, opposed=opposed)
+    assert guidance.weights == (5.0, -3.0)
+    torch.testing.assert_close(guidance.combine(said), none + 2 * (text - none) + 3 * (text - other))
+    torch.testing.assert_close(guidance.combine(said, strength=0.0), text)
+    cancelled = guidance.combine(torch.cat([none, text, text]))
+    torch.testing.assert_close(cancelled, none + 2 * (text - none))
+    plain = Guidance.of(prior, told, 2, replace(settings, opposites=0.0), opposed=opposed)
+    assert plain.weights == (2.0,) == Guidance.of(prior, told, 2, settings).weights
+    with_class = told | painter.reader.conditions([Ask(cls="owl")] * 2, painter.listens)
+    each = Guidance.of(prior, with_class, 2, replace(settings, guidance={"text": 4.0, "class": 2.0}), opposed=opposed)
+    assert each.weights == (2.0, 7.0, -3.0)
+    by_hand = prior.foretold(Guidance.of(prior, opposed, 2, replace(settings, opposites=0.0)).guide)
+    assert by_hand is not None
+    torch.testing.assert_close(prior.foretold(guidance.guide)[4:], by_hand[2:], rtol=1e-4, atol=1e-4)
+
+    seeds = torch.arange(2)
+    painter.settings, before = settings, painter.settings
+    try:
+        painted = painter.fulfil(ASKS[0], seeds)
+        alone = repeat_rows(choose_rows(told, torch.tensor([0])), 2)
+        other_text = repeat_rows(choose_rows(opposed, torch.tensor([0])), 2)
+        assert np.array_equal(painted, painter.paint_conditions(alone, seeds, opposed=other_text))
+        assert not np.array_equal(painted, painter.paint_conditions(alone, seeds))
+    finally:
+        painter.settings, painter.reader.opposites = before, ()
+
+
+def test_the_opposites_are_those_of_the_runs_align(run: Path, tmp_path: Path) -> None:
+    assert opposites_of([]) == opposites_of([run / "align"]) == ()
+    about = json.loads((run / "align" / "manifest.json").read_text())
+    about["config"]["opposites"] = [["left", "right"], ["왼쪽", "오른쪽"]]
+    (tmp_path / "manifest.json").write_text(json.dumps(about))
+    assert opposites_of([tmp_path]) == OPPOSITES

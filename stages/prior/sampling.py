@@ -45,6 +45,7 @@ def sample(
     clamp: list[Tensor] | None = None,
     clamp_mask: list[Tensor] | None = None,
     negative: Conditions | None = None,
+    opposed: Conditions | None = None,
 ) -> list[Int[Tensor, "b _h _w"]]:
     """Sample one image's codes per seed.
 
@@ -54,20 +55,14 @@ def sample(
         seeds: int64 (b,), one per image.
         settings: guidance, temperature, truncation, steps.
         negative: what guidance moves away from, instead of no condition at all; b rows.
+        opposed: the texts with their opposites exchanged, which `settings.opposites` moves away from too; b rows.
         clamp, clamp_mask: int64 and bool (b, h, w) per level: codes to keep where the mask is True.
 
     Returns:
         int64 (b, h, w) per level, coarsest first.
     """
-    guidance = Guidance.of(prior, conditions, len(seeds), settings, negative)
-    return sample_guided(prior, guidance, seeds, settings, _clamp(prior, seeds, clamp, clamp_mask))
-
-
-@torch.no_grad()
-def sample_guided(
-    prior: Prior, guidance: Guidance, seeds: Int[Tensor, " b"], settings: SampleSettings, held: Clamp | None = None
-) -> list[Int[Tensor, "b _h _w"]]:
-    """The same with guidance of one's own making."""
+    guidance = Guidance.of(prior, conditions, len(seeds), settings, negative, opposed)
+    held = _clamp(prior, seeds, clamp, clamp_mask)
     run = _sample_masked if prior.kind == "masked" else _sample_causal
     codes = run(prior, guidance, seeds, settings, held)
     return [rearrange(c, "b (h w) -> b h w", h=h) for c, (h, _) in zip(codes, prior.grids, strict=True)]
@@ -91,10 +86,12 @@ class Guidance:
         rows: int,
         settings: SampleSettings,
         negative: Conditions | None = None,
+        opposed: Conditions | None = None,
     ) -> Guidance:
         """One copy without conditions (or with the negative ones), then one with all, or one per modality of a dict.
 
-        A dict names weights for conditions that may come; those it does not name have weight 1.
+        A dict names weights for conditions that may come; those it does not name have weight 1. With texts `opposed`
+        the last copy is told those, and W (l - l opposed) is added: a row whose text has no opposites is as without.
         """
         if isinstance(settings.guidance, dict):
             terms = _terms(conditions, settings.guidance)
@@ -104,6 +101,7 @@ class Guidance:
             weights += tuple(settings.guidance[name] for name in away)
         else:
             chosen, weights = [set(conditions)], (float(settings.guidance),)
+        chosen, weights, swaps = _with_opposed(chosen, weights, settings.opposites if opposed else 0.0)
         if not (conditions or negative) or weights == (1.0,):  # nothing to extrapolate from, or no wish to
             return cls(prior.guide(conditions, {}, rows), (), rows)
         if not conditions:  # only something to move away from
@@ -115,7 +113,8 @@ class Guidance:
         for name in sorted({*conditions, *negative}):
             without = negative.get(name) or nothing_like(conditions[name])
             told = conditions.get(name) or nothing_like(negative[name])
-            copies[name] = stack_rows([without, *[told] * len(chosen)])
+            other = opposed[name] if swaps and opposed is not None and name in opposed else told
+            copies[name] = stack_rows([without, *[told] * (len(chosen) - swaps), *[other] * swaps])
             keep = [name in negative, *(name in names for names in chosen)]
             kept[name] = torch.tensor(keep, device=device).repeat_interleave(rows) & copies[name].present()
         return cls(prior.guide(copies, kept, rows * (1 + len(chosen))), weights, rows, settings.foretold)
@@ -141,7 +140,7 @@ class Guidance:
             return logits
         without, *guided = torch.split(logits, self.rows)
         result: Tensor = without
-        ramped = [1 + (weight - 1) * strength if weight > 1 else weight for weight in self.weights]
+        ramped = [_ramped(weight, strength) for weight in self.weights]
         for weight, one in zip(ramped, guided, strict=True):
             result = result + weight * (one - without)
         if foretold is not None:
@@ -149,6 +148,22 @@ class Guidance:
             for weight, one in zip(ramped, guided, strict=True):
                 result = result + self.share * max(0.0, weight - 1) * (one - without)
         return result
+
+
+def _ramped(weight: float, strength: float) -> float:
+    """Weights above 1 rise from 1, those that move away from 0."""
+    return 1 + (weight - 1) * strength if weight > 1 else weight * strength if weight < 0 else weight
+
+
+def _with_opposed(
+    chosen: list[set[str]], weights: tuple[float, ...], more: float
+) -> tuple[list[set[str]], tuple[float, ...], int]:
+    """The term that hears the text weighs `more`, and one more copy of it as much less; also how many more copies."""
+    term = next((i for i, names in enumerate(chosen) if "text" in names), None)
+    if not more or term is None:
+        return chosen, weights, 0
+    raised = tuple(weight + more if i == term else weight for i, weight in enumerate(weights))
+    return [*chosen, chosen[term]], (*raised, -more), 1
 
 
 def _terms(conditions: Conditions, named: Collection[str]) -> dict[str, set[str]]:
