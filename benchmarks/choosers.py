@@ -24,12 +24,10 @@ from torch import Tensor
 
 from benchmarks.obedience import Judge, Truth, calls_of, one_each, singles
 from stages.ask import Ask
-from stages.conditioning.align.read import exchanged
 from stages.conditioning.condition import Conditions, choose_rows, nothing_like
 from stages.generate import CANDIDATE
 from stages.prior.sampling import sample
 
-OPPOSITES = (("left", "right"), ("왼쪽", "오른쪽"))
 ROWS = 8
 """Asks whose candidates are painted at once."""
 
@@ -83,10 +81,7 @@ def paint(
     """k candidates for each ask: codes, pictures, and their conditions as asked and with opposites exchanged."""
     painter, rows = judge.painter, torch.arange(len(asks)).repeat_interleave(k)
     conditions = choose_rows(painter.reader.conditions(asks, painter.listens), rows)
-    wrong: Conditions = {}
-    if all(ask.text and exchanged(ask.text, OPPOSITES) != ask.text for ask in asks):
-        swapped = [Ask(text=exchanged(ask.text or "", OPPOSITES)) for ask in asks]
-        wrong = choose_rows(painter.reader.conditions(swapped, painter.listens), rows)
+    wrong = choose_rows(painter.reader.opposed(asks, painter.listens), rows)
     seeds = numbers.repeat_interleave(k) + 3_000_000 + CANDIDATE * (torch.arange(len(rows)) % k)
     codes = sample(painter.prior, conditions, seeds, replace(painter.settings, opposites=away), opposed=wrong)
     pictures = torch.from_numpy(painter._decoded(codes))

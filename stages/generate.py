@@ -138,7 +138,8 @@ class Painter:
         check_guidance(changes.get("guidance"), self.guided(ask))
         conditions = repeat_rows(self.reader.conditions([ask], self.listens), len(seeds))
         negative, kept = self.reader.negatives([ask], self.listens), self.reader.kept(ask)
-        opposed = repeat_rows(self.reader.opposed([ask], self.listens), len(seeds))
+        away = with_defaults(self.settings, **changes).opposites
+        opposed = repeat_rows(self.reader.opposed([ask], self.listens) if away else {}, len(seeds))
         painted = self.paint_conditions(conditions, seeds, negative=negative, opposed=opposed, kept=kept, **changes)
         if kept is None:
             return painted

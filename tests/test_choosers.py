@@ -14,19 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.choosers import OPPOSITES, Kind, measure, paint, said_by_prior
+from benchmarks.choosers import Kind, measure, paint, said_by_prior
 from stages.ask import Ask
 from stages.conditioning.condition import choose_rows, repeat_rows
 from stages.generate import CANDIDATE, Painter, opposites_of
 from stages.prior.loss import surprise
 from stages.prior.sampling import Guidance, sample
 
+OPPOSITES = (("left", "right"), ("왼쪽", "오른쪽"))
 ASKS = [Ask(text="a red bird left of a blue one"), Ask(text="a blue owl on the left, a red duck on the right")]
 
 
 @pytest.fixture(scope="module")
 def judge(causal: Path) -> Any:
     painter = Painter.load(causal, device="cpu")
+    assert painter.reader.opposites == (), "this run's align has learned none"
+    painter.reader.opposites = OPPOSITES
     return SimpleNamespace(painter=painter, seen=lambda pictures: {"wing": ["red"] * len(pictures)})
 
 
@@ -73,9 +76,6 @@ def test_a_chooser_is_worth_what_it_finds(judge: Any) -> None:
 def test_guidance_away_from_opposites_is_a_term_of_its_own_and_cancels_without_any(judge: Any) -> None:
     painter = judge.painter
     prior, told = painter.prior, painter.reader.conditions(ASKS, painter.listens)
-    opposed = painter.reader.opposed(ASKS, painter.listens)
-    assert opposed == {}, "this run's align has learned none"
-    painter.reader.opposites = OPPOSITES
     opposed = painter.reader.opposed([*ASKS, Ask(cls="owl")], painter.listens)
     assert opposed["text"].present().tolist() == [True, True, False]
     assert painter.reader.opposed([Ask(text="an owl")], painter.listens) == {}
@@ -108,7 +108,7 @@ def test_guidance_away_from_opposites_is_a_term_of_its_own_and_cancels_without_a
         assert np.array_equal(painted, painter.paint_conditions(alone, seeds, opposed=other_text))
         assert not np.array_equal(painted, painter.paint_conditions(alone, seeds))
     finally:
-        painter.settings, painter.reader.opposites = before, ()
+        painter.settings = before
 
 
 def test_the_opposites_are_those_of_the_runs_align(run: Path, tmp_path: Path) -> None:

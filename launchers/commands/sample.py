@@ -7,7 +7,9 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,14 +85,16 @@ def call(arguments: argparse.Namespace) -> int:
     from stages.ask import Ask
     from stages.generate import Painter, check_guidance
 
+    asks = [_in_place(place, partial(Ask, **row)) for place, row in wanted]
     painter = Painter.load(run, with_=arguments.with_, device=arguments.device)
-    asks = []
-    for place, row in wanted:  # what cannot be painted is said before anything is
-        try:
-            asks.append(_with_class(Ask(**row), painter))
-            painter.check(asks[-1], candidates=arguments.candidates)
-        except (ConfigError, DataError) as error:
-            raise type(error)(f"{place}{error}") from error
+
+    def checked(ask: Ask) -> Ask:
+        ask = _with_class(ask, painter)
+        painter.check(ask, candidates=arguments.candidates)
+        return ask
+
+    # what cannot be painted is said before anything is
+    asks = [_in_place(place, partial(checked, ask)) for ask, (place, _) in zip(asks, wanted, strict=True)]
     check_guidance(guidance, [name for ask in asks for name in painter.guided(ask)])
     out = arguments.out or run / "painted" / _folder_name(asks, arguments, painter.classes)
     try:
@@ -110,6 +114,14 @@ def call(arguments: argparse.Namespace) -> int:
     line = text if arguments.json else f"Open {out / 'grid.png'}"
     print(line.encode("utf-8", "backslashreplace").decode())  # names of files need not be UTF-8
     return 0
+
+
+def _in_place(place: str, make: Callable[[], Ask]) -> Ask:
+    """What `make` returns; its errors begin with the place of the row."""
+    try:
+        return make()
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{place}{error}") from error
 
 
 def rows_of(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
