@@ -81,7 +81,7 @@ def paint(
     """k candidates for each ask: codes, pictures, and their conditions as asked and with opposites exchanged."""
     painter, rows = judge.painter, torch.arange(len(asks)).repeat_interleave(k)
     conditions = choose_rows(painter.reader.conditions(asks, painter.listens), rows)
-    wrong = choose_rows(painter.reader.opposed(asks, painter.listens), rows)
+    wrong = choose_rows(painter.reader.opposed([ask.text for ask in asks], painter.listens), rows)
     seeds = numbers.repeat_interleave(k) + 3_000_000 + CANDIDATE * (torch.arange(len(rows)) % k)
     codes = sample(painter.prior, conditions, seeds, replace(painter.settings, opposites=away), opposed=wrong)
     pictures = torch.from_numpy(painter._decoded(codes))

@@ -94,7 +94,7 @@ class Judge:
         """A picture per ask: uint8 (n, 3, s, s); the first twenty are kept for the eye."""
         self.asks = max(self.asks, len(asks))
         conditions = self.painter.reader.conditions(asks, self.painter.listens)
-        opposed = self.painter.reader.opposed(asks, self.painter.listens)
+        opposed = self.painter.opposed([ask.text for ask in asks], **settings)
         seeds = torch.arange(len(asks)) + 3_000_000
         painted = self.painter.paint_conditions(conditions, seeds, opposed=opposed, **settings)
         self.pictures[name] = rows_of_pictures(*np.split(painted[:20], 2)) if len(painted) >= 20 else painted[0]

@@ -172,12 +172,12 @@ class Reader:
             )
         return {"text": self._texts([Ask(text=ask.negative) for ask in asks])}
 
-    def opposed(self, asks: Sequence[Ask], listens: Sequence[str]) -> Conditions:
+    def opposed(self, texts: Sequence[str | None], listens: Sequence[str]) -> Conditions:
         """The texts with their opposites exchanged; empty where none holds any, or the run's `align` knows none."""
         if not self.opposites or "text" not in listens:
             return {}
-        swapped = [None if ask.text is None else exchanged(ask.text, self.opposites) for ask in asks]
-        if all(text == ask.text for text, ask in zip(swapped, asks, strict=True)):
+        swapped = [exchanged(text, self.opposites) if text else None for text in texts]
+        if all(one == text for one, text in zip(swapped, texts, strict=True) if one):
             return {}
         return {"text": self._some(swapped, self.encoder("text"))}
 

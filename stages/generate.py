@@ -138,13 +138,17 @@ class Painter:
         check_guidance(changes.get("guidance"), self.guided(ask))
         conditions = repeat_rows(self.reader.conditions([ask], self.listens), len(seeds))
         negative, kept = self.reader.negatives([ask], self.listens), self.reader.kept(ask)
-        away = with_defaults(self.settings, **changes).opposites
-        opposed = repeat_rows(self.reader.opposed([ask], self.listens) if away else {}, len(seeds))
+        opposed = repeat_rows(self.opposed([ask.text], **changes), len(seeds))
         painted = self.paint_conditions(conditions, seeds, negative=negative, opposed=opposed, kept=kept, **changes)
         if kept is None:
             return painted
         mixed = kept.picture * kept.pixels + painted * (1 - kept.pixels)
         return np.asarray(mixed.round().astype(np.uint8))
+
+    def opposed(self, texts: Sequence[str | None], **changes: Any) -> Conditions:
+        """What `opposites` moves away from, a row per text; empty where the settings do not, or no text holds any."""
+        away = with_defaults(self.settings, **changes).opposites
+        return self.reader.opposed(texts, self.listens) if away else {}
 
     def paint(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
         """One picture per label (-1: none) and seed: uint8 (b, height, width, 3)."""

@@ -23,6 +23,7 @@ from stages.prior.sampling import Guidance, sample
 
 OPPOSITES = (("left", "right"), ("왼쪽", "오른쪽"))
 ASKS = [Ask(text="a red bird left of a blue one"), Ask(text="a blue owl on the left, a red duck on the right")]
+TEXTS = [ask.text for ask in ASKS]
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,9 @@ def test_a_chooser_is_worth_what_it_finds(judge: Any) -> None:
 def test_guidance_away_from_opposites_is_a_term_of_its_own_and_cancels_without_any(judge: Any) -> None:
     painter = judge.painter
     prior, told = painter.prior, painter.reader.conditions(ASKS, painter.listens)
-    opposed = painter.reader.opposed([*ASKS, Ask(cls="owl")], painter.listens)
-    assert opposed["text"].present().tolist() == [True, True, False]
-    assert painter.reader.opposed([Ask(text="an owl")], painter.listens) == {}
+    opposed = painter.reader.opposed([*TEXTS, None, ""], painter.listens)
+    assert opposed["text"].present().tolist() == [True, True, False, False]
+    assert painter.reader.opposed(["an owl", None], painter.listens) == {}
     opposed = choose_rows(opposed, torch.arange(2))
     settings = replace(painter.settings, guidance=2.0, opposites=3.0)
     said = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))  # of nothing, of the texts, of the exchanged

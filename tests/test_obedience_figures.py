@@ -40,9 +40,12 @@ class Copier:
 
     def __init__(self, painter: Painter, pictures: Tensor) -> None:
         self.space, self.classes, self.pictures = painter.space, painter.classes, pictures
-        self.source_of = painter.source_of
+        self.source_of, self.opposed = painter.source_of, painter.opposed
+        self.moved_from: dict[str, Conditions] = {}
 
-    def paint_conditions(self, conditions: Conditions, seeds: Tensor, **_: Any) -> np.ndarray:
+    def paint_conditions(self, conditions: Conditions, seeds: Tensor, opposed: Conditions, **_: Any) -> np.ndarray:
+        (name,) = conditions
+        self.moved_from[name] = opposed
         painted: np.ndarray = self.pictures.permute(0, 2, 3, 1).numpy()
         return painted
 
@@ -87,6 +90,25 @@ def asked(run: Path, painter: Painter) -> Asked:
         "class": list("01234567"),
     }
     return read_asked(painter, run / "codes", values, keys, "val")
+
+
+def test_captions_are_painted_away_from_their_opposites_where_the_recipe_says_so(
+    run: Path, asked: Asked, real: Tensor
+) -> None:
+    painter = Painter.load(run, device="cpu")
+    first, second = COLOURS[0], COLOURS[1]
+    painter.reader.opposites = ((first, second),)
+    assert any(first in caption or second in caption for caption in asked.captions), asked.captions
+    for weight in (0.0, 2.0):
+        painter.settings = replace(painter.settings, opposites=weight)
+        copier: Any = Copier(painter, real[:N])
+        obedience_figures(EvaluationConfig(neighbours=1), copier, asked, real, None)
+        others = {name: given for name, given in copier.moved_from.items() if name != "text"}
+        assert others and not any(others.values())
+        assert bool(copier.moved_from["text"]) == (weight > 0)
+    spoken = [caption.replace(first, "*").replace(second, first).replace("*", second) for caption in asked.captions]
+    wanted = painter.reader.encoder("text")(spoken)
+    torch.testing.assert_close(copier.moved_from["text"]["text"].pooled, wanted.pooled)
 
 
 def figures_of(painter: Painter, asked: Asked, real: Tensor, painted: Tensor, probe: Any) -> dict[str, Any]:

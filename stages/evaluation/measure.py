@@ -96,8 +96,8 @@ def measure_painting(
     hears_more = codes is not None and bool(set(painter.listens) - {"class"})
     if codes is not None and hears_more:
         real = with_codes(real, codes, split)
-    said = _said(cfg, painter, codes, real, split) if codes is not None else {}
-    results: dict[str, Any] = {"samples": sample_figures(cfg, painter, real, probe, said)}
+    said = _said(cfg, painter, codes, real, split) if codes is not None else ({}, {})
+    results: dict[str, Any] = {"samples": sample_figures(cfg, painter, real, probe, *said)}
     pictures = {"samples": class_grid(painter)}
     n, names = min(cfg.obedience, len(real.images) // 2), probe.values if probe is not None else {}
     keys = real.keys[:n] if hears_more and n >= LEAST else []
@@ -128,13 +128,19 @@ def with_codes(real: Real, codes_folder: Path, split: str) -> Real:
     return Real(real.images[rows], real.labels[rows], some, [real.keys[i] for i in rows])
 
 
-def _said(cfg: EvaluationConfig, painter: Painter, codes: Path, real: Real, split: str) -> Conditions:
-    """All that is said of the reference pictures, for a painter that listens to captions or sounds and no class."""
-    if "class" in painter.listens or not {"text", "audio"} & set(painter.listens):
-        return {}
+def _said(
+    cfg: EvaluationConfig, painter: Painter, codes: Path, real: Real, split: str
+) -> tuple[Conditions, Conditions]:
+    """All that is said of the reference pictures, for a painter that listens to captions or sounds and no class.
+
+    Also the captions with their opposites exchanged, where its settings move away from those.
+    """
     n = min(cfg.samples, len(real.images) // 2)
-    modes = read_asked(painter, codes, {}, real.keys[:n], split).modes if n >= LEAST else {}
-    return {name: alone[name] for name, alone in modes.items() if name in ("text", "audio")}
+    if "class" in painter.listens or not {"text", "audio"} & set(painter.listens) or n < LEAST:
+        return {}, {}
+    asked = read_asked(painter, codes, {}, real.keys[:n], split)
+    said = {name: alone[name] for name, alone in asked.modes.items() if name in ("text", "audio")}
+    return said, painter.opposed(asked.captions) if "text" in said else {}
 
 
 def headline_of(results: dict[str, Any]) -> str:

@@ -156,7 +156,8 @@ def obedience_figures(
         here = condition.present().cpu()
         if not bool(here.any()):
             continue
-        painted = torch.from_numpy(painter.paint_conditions(alone, torch.arange(n) + FIRST_SEED)).permute(0, 3, 1, 2)
+        opposed, seeds = painter.opposed(asked.captions) if "text" in alone else {}, torch.arange(n) + FIRST_SEED
+        painted = torch.from_numpy(painter.paint_conditions(alone, seeds, opposed=opposed)).permute(0, 3, 1, 2)
         found: dict[str, Any] = {"n": int(here.sum())}
         if probe is not None:
             words = {"text": named(asked, probe.values, painter.classes), "audio": heard(asked)}

@@ -36,12 +36,18 @@ LEAST = 8
 
 
 def sample_figures(
-    cfg: EvaluationConfig, painter: Painter, real: Real, probe: Probe | None, said: Conditions
+    cfg: EvaluationConfig,
+    painter: Painter,
+    real: Real,
+    probe: Probe | None,
+    said: Conditions,
+    opposed: Conditions | None = None,
 ) -> dict[str, Any]:
     """All figures on painted pictures; `n` says how many there were room for.
 
     Args:
         said: conditions of the reference, for a painter that listens to no class; may be empty.
+        opposed: its captions with opposites exchanged, where the recipe's setting moves away from those.
     """
     n = min(cfg.samples, len(real.images) // 2)
     if n < LEAST:
@@ -50,7 +56,7 @@ def sample_figures(
     began = time.monotonic()
     seeds = torch.arange(n) + 1_000_000
     pictures = (
-        painter.paint_conditions(said, seeds, candidates=1)
+        painter.paint_conditions(said, seeds, opposed=opposed, candidates=1)
         if said
         else painter.paint(reference.labels, seeds, candidates=1)
     )
