@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from launchers.answer import answer
 from launchers.commands import evaluate, reconstruct, report, run, sample, shard, train, verify
+from pipeline.schema import did_you_mean
 
 COMMANDS = (run, shard, verify, train, sample, reconstruct, evaluate, report)
 _OVERRIDE = re.compile(r"[A-Za-z_][\w@.-]*=.*", re.DOTALL)
@@ -24,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and not (hasattr(arguments, "overrides") and all(_OVERRIDE.fullmatch(item) for item in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}  (tessera {arguments.command} --help)")
+        hints = (did_you_mean(item.partition("=")[0], arguments.flags) for item in rest if item.startswith("-"))
+        hint = next((hint for hint in hints if hint.endswith("?")), "")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}.{hint}  (tessera {arguments.command} --help)")
     if rest:  # overrides written after a flag
         arguments.overrides = [*arguments.overrides, *rest]
     return answer(arguments)
@@ -54,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(call=module.call)
+        command.set_defaults(call=module.call, flags=re.findall(r"(?<!\S)\[?(--[a-z-]+)", command.format_usage()))
     return parser
 
 

@@ -68,7 +68,8 @@ def test_help_names_every_command_and_only_those(capsys: pytest.CaptureFixture[s
         (["run", "tiny", "--only", "codes"], 2, "Run it first:  tessera run tiny --until "),
         (["run", "tiny", "--processes", "0"], 2, "--processes must be at least 1"),
         (["run", "tiny", "--processes", "5"], 2, "Counts that do: 1, 2, 3, 4, 6, 12."),
-        (["run", "tiny", "--dry-rum"], 2, "--dry-rum"),
+        (["run", "tiny", "--dry-rum"], 2, "unrecognized arguments: --dry-rum. Did you mean '--dry-run'?"),
+        (["sample", "runs/none", "-class", "3"], 2, "Did you mean '--class'?"),
         (["sample", "runs/none"], 2, "error: no run folder at 'runs/none'"),
         (["report", "none"], 2, "Make one:  tessera run tiny"),
         (["evaluate", "."], 2, "error: . has no recipe.yaml"),
@@ -110,7 +111,11 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(capsys: pytest.CaptureFixtu
     assert plan["vqvae"]["state"] == "new" and plan["vqvae"]["steps"] == 7
     assert plan["vqvae"]["inputs"] == {"shards": "runs/tiny/shards"}
     assert list(tmp_path.iterdir()) == []
-    assert "vqvae        new, 7 steps" in said(capsys, "run", "tiny", "--dry-run", "vqvae.loop.steps=7")[1]
+    plan_text = said(capsys, "run", "tiny", "--dry-run", "vqvae.loop.steps=7")[1]
+    assert "vqvae        new, 7 steps" in plan_text and "new  reads birds\n" in plan_text
+    assert "reads raw (not there yet)\n" in said(capsys, "run", "tiny", "--dry-run", "shards={source: raw}")[1]
+    (tmp_path / "raw").mkdir()
+    assert "reads raw\n" in said(capsys, "run", "tiny", "--dry-run", "shards={source: raw}")[1]
 
 
 def test_overrides_may_stand_before_and_after_flags(capsys: pytest.CaptureFixture[str]) -> None:

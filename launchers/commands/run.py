@@ -96,8 +96,18 @@ def _print_plan(recipe: Recipe, planned: list[Planned], options: RunOptions, *, 
         at = f"from step {one.at_step:,}" if one.at_step else ""
         processes = f"{one.processes} processes" if one.processes > 1 else ""
         facts = ", ".join(part for part in (one.state, at, steps, images, processes) if part)
-        reads = f"  reads {', '.join(map(str, one.job.inputs.values()))}" if one.job.inputs else ""
+        sources = [_source(one)] if one.job.stage.name == "shards" else map(str, one.job.inputs.values())
+        reads = f"  reads {said}" if (said := ", ".join(sources)) else ""
         print(f"  {one.job.instance:<12} {facts}{reads}")
+
+
+def _source(one: Planned) -> str:
+    """Where the raw data lie, and that they do not, which a plan may precede."""
+    from data_prep.sources.birds import NAME
+
+    source = str(one.job.cfg.source)
+    there = one.state == "finished" or source == NAME or Path(source).expanduser().exists()
+    return source if there else f"{source} (not there yet)"
 
 
 def _print_end(outcomes: list[Outcome], report: Path | None) -> None:
