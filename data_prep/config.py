@@ -18,7 +18,7 @@ class ShardsConfig:
 
     source: str
     """A folder of images (class folders, `metadata.jsonl|csv|parquet`, or bare) or of tars, or `birds`. CUB-200-2011,
-    ImageNet and VGGSound are read as they are unpacked."""
+    ImageNet are read as they are unpacked, VGGSound with its frames and sounds cut out."""
     size: int = 256
     """Side of the square training image, in pixels."""
     val: float = 0.02

@@ -1,4 +1,4 @@
-"""One stage, one rank: what accelerate, torchrun, srun and `tessera run --processes` start.
+"""One stage, one rank: what accelerate, torchrun and `tessera run --processes` start.
 
 accelerate launch --config_file accelerate_config.yaml --num_processes 4 -m launchers.train vqvae --config birds
 """
@@ -66,7 +66,17 @@ def train_stage(stage: str, config: str | Path, overrides: Sequence[str], runs: 
 
 
 def refuse_lone_ranks(world: int, stage: str, config: str | Path) -> None:
-    """Several ranks without a GPU and without ACCELERATE_USE_CPU would each train alone, silently: refuse it."""
+    """Ranks that do not know of one another would each train alone, silently: refuse it.
+
+    So it is for several of them without a GPU and without ACCELERATE_USE_CPU, and for bare tasks of `srun`.
+    """
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # srun's own: a batch script has it not
+    if tasks > 1 and "RANK" not in os.environ:
+        raise ConfigError(
+            f"srun started {tasks} tasks without RANK and WORLD_SIZE: each would train alone. "
+            "Start a launcher on each node:\n"
+            "srun --ntasks-per-node 1 accelerate launch --num_machines ... (README, Several processes)"
+        )
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if world > 1 and not on_cpu and not visible_devices():
         raise ConfigError(

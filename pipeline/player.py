@@ -7,6 +7,7 @@ safetensors and nothing in it can run code.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from pipeline.training_config import OptimizerConfig
 if TYPE_CHECKING:
     from pipeline.backend import Backend
 
+log = logging.getLogger(__name__)
 Batch = dict[str, Any]
 LossFn = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 TensorDict = dict[str, Tensor]
@@ -41,6 +43,8 @@ class Player:
         self.ema_model = averages.frozen_copy(model) if ema else model
         self.has_ema = ema
         self.sharded = backend.cfg.zero_stage > 0
+        if backend.is_main:
+            warn_of_adamw(name, cfg, self.sharded)
         self.optimizer = _optimizer(model, cfg, self.sharded)
         if self.sharded:
             _in_autocast(model, backend)
@@ -183,6 +187,17 @@ def _in_autocast(model: nn.Module, backend: Backend) -> None:
             return forward(*arguments, **named)
 
     model.forward = in_precision
+
+
+def warn_of_adamw(name: str, cfg: OptimizerConfig, sharded: bool) -> None:
+    """Say that `auto` comes to AdamW under ZeRO: a rate that was found for Muon is far too high for it."""
+    if sharded and cfg.kind == "auto":
+        log.warning(
+            "%s: under ZeRO the optimizer is AdamW, and optimizer.lr stays %g: a rate found for Muon is some ten times "
+            "too high (optimizer.kind=adamw says that it is meant)",
+            name,
+            cfg.lr,
+        )
 
 
 def _optimizer(model: nn.Module, cfg: OptimizerConfig, sharded: bool) -> torch.optim.Optimizer:

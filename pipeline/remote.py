@@ -160,7 +160,7 @@ def _open_with_fsspec(url: str, offset: int) -> Stream:
     except ImportError as error:
         scheme = urlsplit(url).scheme
         raise DataError(
-            f"{shown(url)} needs a package that is not installed: {error}.\nType:  pip install 'tessera-vq[{scheme}]'"
+            f"{shown(url)} needs a package that is not installed: {error}.\nType:  pip install 'fsspec[{scheme}]'"
         ) from None
     file = filesystem.open(path, "rb", cache_type="none")
     file.seek(offset)

@@ -140,7 +140,7 @@ def _planned(job: Job, *, again: bool, options: RunOptions) -> Planned:
         processes = max(n for n in range(1, processes + 1) if lanes % n == 0)
     if lanes is not None and lanes % processes:
         raise ConfigError(
-            f"--processes {processes} does not divide {job.instance}.data.lanes ({lanes}). "
+            f"{processes} processes do not divide {job.instance}.data.lanes ({lanes}). "
             f"Counts that do: {', '.join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)}."
         )
     at_step = 0 if again else max(_checkpoints(job.out), default=0)

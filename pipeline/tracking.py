@@ -33,7 +33,7 @@ class TrackingConfig:
     """Where a run is followed. Never part of a stage's identity."""
 
     mode: str = "auto"
-    """`auto` (online where WANDB_API_KEY is set, else offline), `offline`, `online` or `disabled`."""
+    """`auto` and `online` (online where WANDB_API_KEY is set, else offline), `offline` or `disabled`."""
     project: str = "tessera"
     """W&B project."""
     run: str = ""

@@ -124,3 +124,14 @@ def test_ranks_without_a_gpu_are_told_the_line_that_works(monkeypatch: pytest.Mo
     refuse_lone_ranks(1, "vqvae", "tiny")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     refuse_lone_ranks(2, "vqvae", "tiny")
+
+
+def test_bare_tasks_of_srun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # what a batch script sees too
+    refuse_lone_ranks(1, "vqvae", "tiny")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(ConfigError, match="srun started 2 tasks without RANK and WORLD_SIZE"):
+        refuse_lone_ranks(1, "vqvae", "tiny")
+    monkeypatch.setenv("RANK", "0")
+    refuse_lone_ranks(1, "vqvae", "tiny")

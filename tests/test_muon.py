@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.muon import RMS, Muon, orthogonal
-from pipeline.player import _optimizer
+from pipeline.player import _optimizer, warn_of_adamw
 from pipeline.training_config import BackendConfig, OptimizerConfig
 
 
@@ -80,6 +80,14 @@ def test_modules_that_ask_for_it_are_left_to_adamw() -> None:
 
     assert [p is net[0].weight for g in groups if g.get("orthogonal") for p in g["params"]] == [True]
     assert len(_optimizer(net, OptimizerConfig(), sharded=True).param_groups) == 2, "ZeRO shards AdamW"
+
+
+def test_a_rate_found_for_muon_is_not_taken_for_adamw_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_adamw("prior", OptimizerConfig(lr=0.02), sharded=False)
+    warn_of_adamw("prior", OptimizerConfig(kind="adamw", lr=0.02), sharded=True)
+    assert not caplog.records
+    warn_of_adamw("prior", OptimizerConfig(lr=0.02), sharded=True)
+    assert "AdamW, and optimizer.lr stays 0.02" in caplog.text
 
 
 def test_zero_refuses_muon() -> None:

@@ -265,9 +265,7 @@ def test_processes_that_divide_no_lanes_are_refused_when_asked_for_and_fitted_wh
         recipe = load_recipe(house.folder / "toy.yaml", ["vqvae.data.lanes=12"])
         return [one.processes for one in plan_run(recipe, STAGES, house.options(processes=8, **options))]
 
-    with pytest.raises(
-        ConfigError, match=r"--processes 8 does not divide vqvae\.data\.lanes \(12\).*1, 2, 3, 4, 6, 12"
-    ):
+    with pytest.raises(ConfigError, match=r"8 processes do not divide vqvae\.data\.lanes \(12\).*1, 2, 3, 4, 6, 12"):
         planned()
     assert planned(at_most=True) == [1, 6, 1, 1]
 

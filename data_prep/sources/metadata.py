@@ -193,7 +193,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ConfigError(f"{path} needs pyarrow.\nInstall it:  pip install 'tessera-vq[hf]'") from None
+        raise ConfigError(f"{path} needs pyarrow.\nInstall it:  pip install pyarrow") from None
     try:
         rows = parquet.read_table(path).to_pylist()
     except Exception as error:  # pyarrow raises its own types and plain ones for damaged files
