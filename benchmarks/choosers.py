@@ -80,9 +80,11 @@ def paint(
 ) -> tuple[list[Tensor], Tensor, Conditions, Conditions]:
     """k candidates for each ask: codes, pictures, and their conditions as asked and with opposites exchanged."""
     painter, rows = judge.painter, torch.arange(len(asks)).repeat_interleave(k)
+    rows = rows.to(painter.device)
     conditions = choose_rows(painter.reader.conditions(asks, painter.listens), rows)
     wrong = choose_rows(painter.reader.opposed([ask.text for ask in asks], painter.listens), rows)
     seeds = numbers.repeat_interleave(k) + 3_000_000 + CANDIDATE * (torch.arange(len(rows)) % k)
+    seeds = seeds.to(painter.device)
     codes = sample(painter.prior, conditions, seeds, replace(painter.settings, opposites=away), opposed=wrong)
     pictures = torch.from_numpy(painter._decoded(codes))
     return codes, rearrange(pictures, "n h w c -> n c h w").contiguous(), conditions, wrong
@@ -127,10 +129,10 @@ def said_by_prior(prior: Any, codes: list[Tensor], conditions: Conditions) -> di
         -F.cross_entropy(rearrange(logits, "b n k -> b k n"), level, reduction="none").sum(dim=1)
         for logits, level in zip(prior.causal_logits(flat, guide), flat, strict=True)
     ]
-    found = {"coarse codes": levels[0], "all codes": torch.stack(levels).sum(dim=0)}
+    found = {"coarse codes": levels[0].cpu(), "all codes": torch.stack(levels).sum(dim=0).cpu()}
     if (foretold := prior.foretold(guide)) is not None:
         entropy = F.cross_entropy(rearrange(foretold, "b n k -> b k n"), flat[0], reduction="none")
-        found["foretold codes"] = -entropy.sum(dim=1)
+        found["foretold codes"] = -entropy.sum(dim=1).cpu()
     return found
 
 

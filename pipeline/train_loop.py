@@ -186,8 +186,9 @@ class Run:
             shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
             self.progress.note(f"{self.out.name}  step {step}  val  {shown}")
         name, direction = self.task.best
-        value = values.get(name)
-        if value is not None and (self.best is None or (value < self.best) == (direction == "min")):
+        value = values.get(name, math.nan)
+        better = self.best is None or (value < self.best if direction == "min" else value > self.best)
+        if math.isfinite(value) and better:
             self.best, self.best_step = value, step
         self._not_training(began)
 

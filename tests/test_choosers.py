@@ -86,16 +86,25 @@ def test_guidance_away_from_opposites_is_a_term_of_its_own_and_cancels_without_a
     none, text, other = said.split(2)
 
     guidance = Guidance.of(prior, told, 2, settings, opposed=opposed)
-    assert guidance.weights == (5.0, -3.0)
+    assert guidance.weights == (2.0,) and guidance.away == 3.0
     torch.testing.assert_close(guidance.combine(said), none + 2 * (text - none) + 3 * (text - other))
     torch.testing.assert_close(guidance.combine(said, strength=0.0), text)
     cancelled = guidance.combine(torch.cat([none, text, text]))
     torch.testing.assert_close(cancelled, none + 2 * (text - none))
+    for weight in (0.5, 1.0, 2.0, -2.0):  # whatever it weighs, and however far guidance has risen, foretold or not
+        changed = replace(settings, guidance={"text": weight}, foretold=0.5)
+        mine = Guidance.of(prior, told, 2, changed, opposed=opposed)
+        alone = Guidance.of(prior, told, 2, replace(changed, opposites=0.0))
+        same = torch.cat([none, text, text])
+        fewer = same[:4] if alone.weights else text
+        for strength in (0.25, 1.0):
+            found = mine.combine(same, strength, same.flip(1))
+            torch.testing.assert_close(found, alone.combine(fewer, strength, fewer.flip(1)))
     plain = Guidance.of(prior, told, 2, replace(settings, opposites=0.0), opposed=opposed)
     assert plain.weights == (2.0,) == Guidance.of(prior, told, 2, settings).weights
     with_class = told | painter.reader.conditions([Ask(cls="owl")] * 2, painter.listens)
     each = Guidance.of(prior, with_class, 2, replace(settings, guidance={"text": 4.0, "class": 2.0}), opposed=opposed)
-    assert each.weights == (2.0, 7.0, -3.0)
+    assert each.weights == (2.0, 4.0) and each.opposes == 1
     by_hand = prior.foretold(Guidance.of(prior, opposed, 2, replace(settings, opposites=0.0)).guide)
     assert by_hand is not None
     torch.testing.assert_close(prior.foretold(guidance.guide)[4:], by_hand[2:], rtol=1e-4, atol=1e-4)

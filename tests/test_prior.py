@@ -270,6 +270,15 @@ def test_windows_equal_full_attention_under_a_mask(shifted: bool) -> None:
     assert torch.allclose(windowed_attention(q, k, v, plan, shifted=shifted), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("row", [4, 5])  # nobody's turn to learn the windowed level, and somebody's
+def test_a_windowed_prior_learns_from_a_single_row(row: int) -> None:
+    prior = make_prior(window=4, grids=[(4, 4), (8, 8)])
+    codes = [torch.randint(0, size, (1, n)) for size, n in zip(SIZES, (16, 64), strict=True)]
+    loss, _ = masked_loss(prior, SIZES, codes, make_class(1), torch.tensor([row]), Draw(0, 0, Noise()))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is not None for p in prior.parameters())
+
+
 def test_a_windowed_prior_trains_and_a_window_that_does_not_fit_is_refused() -> None:
     prior = make_prior(window=4, grids=[(4, 4), (8, 8)])
     codes = [torch.randint(0, SIZES[0], (4, 16)), torch.randint(0, SIZES[1], (4, 64))]

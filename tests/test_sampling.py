@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from stages.conditioning.image_encoder import vector_condition
 from stages.conditioning.source_codes import image_condition
 from stages.prior.model import Prior
 from stages.prior.order import cosine_counts, default_steps, halton_order, radical_inverse
-from stages.prior.sampling import Guidance, Turn, draw, sample, truncate
+from stages.prior.sampling import Guidance, Turn, _fill_confident, draw, sample, truncate
 from stages.prior.settings import SampleSettings
 from tests.test_prior import KINDS, SIZES, make_class, make_codes, make_prior
 
@@ -211,10 +212,12 @@ def test_temperature_sharpens_and_zero_takes_the_likeliest() -> None:
     logits, seeds = torch.tensor([0.6, 0.4]).log().expand(4000, 1, 2), torch.arange(4000)
     turn = Turn(0, 0, 0, 1, 1.0)
     for temperature, expected in ((1.0, 0.6), (0.5, 0.36 / 0.52)):
-        drawn, _ = draw(logits, seeds, SampleSettings(temperature=temperature), turn)
+        _, drawn = draw(logits, seeds, SampleSettings(temperature=temperature), turn)
         assert (drawn == 0).float().mean().item() == pytest.approx(expected, abs=0.03)
-    drawn, sure = draw(logits, seeds, SampleSettings(temperature=0.0), turn)
-    assert not drawn.any() and torch.allclose(sure.exp(), torch.tensor(0.6))
+    _, drawn = draw(logits, seeds, SampleSettings(temperature=0.0), turn)
+    assert not drawn.any()
+    kept, _ = draw(logits, seeds, SampleSettings(top_k=1), turn)
+    assert torch.equal(kept.isfinite()[0, 0], torch.tensor([True, False]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -232,6 +235,25 @@ def test_clamped_codes_stay_and_steer_the_rest(kind: str, order: str) -> None:
         assert torch.equal(codes[mask], level[mask])
     assert all(c.min() >= 0 and c.max() < size for c, size in zip(held, SIZES, strict=True))
     assert any(not torch.equal(a[~m], b[~m]) for a, b, m in zip(free, held, where, strict=True))
+
+
+def test_by_confidence_a_hole_is_filled_over_all_steps() -> None:
+    prior, counts = make_prior(), cosine_counts(16, 5)
+    settings = SampleSettings(order="confidence", guidance=1.0)
+    guidance = Guidance.of(prior, make_class(3), 3, settings)
+    coarse, fine = make_codes(3)
+    where = torch.zeros(3, 16, dtype=torch.bool)
+    where[1, :8], where[2, :15] = True, True
+    current = torch.where(where, fine, SIZES[1])
+    held, filled = where.sum(dim=1, keepdim=True), []
+    for step, count in enumerate(counts):
+        turn = Turn(1, step, counts[step - 1] if step else 0, count, 1.0, held)
+        current = _fill_confident(prior, guidance, [coarse, current], torch.arange(3), settings, turn)
+        filled.append((current != SIZES[1]).sum(dim=1).tolist())
+    assert [row[0] for row in filled] == counts, "nothing is kept: as many as ever"
+    assert [row[1] for row in filled] == [8 + math.ceil(count / 2) for count in counts]
+    assert [row[2] for row in filled] == [16] * 5
+    assert torch.equal(current[where], fine[where])
 
 
 def test_halton_visits_every_cell_once_and_spreads_early_cells() -> None:

@@ -63,7 +63,7 @@ class PriorConfig:
     drop_all: float = 0.05
     """Chance to drop all conditions together."""
     sampling: SampleSettings = field(default_factory=SampleSettings)
-    """How samples are painted unless told otherwise; also what the pictures of training show."""
+    """How samples are painted unless told otherwise; pictures of training too, but for candidates and opposites."""
     init_from: str = ""
     """A finished prior stage whose weights to start from."""
     eval_samples: int = identity(1024)

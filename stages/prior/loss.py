@@ -100,8 +100,8 @@ def masked_loss(
         draw: seed, step and noise.
 
     Returns:
-        The loss, and `loss_level<i>`, the mean cross-entropy per hidden code of each level;
-        `loss_foretold` where it counts.
+        The loss, and `loss_level<i>`, the mean cross-entropy per hidden code of each level, weighed so that the mean
+        over small batches, some of them without a row of a level, is right; `loss_foretold` where it counts.
     """
     conditions, kept = _heard(conditions, rows, draw)
     turns = _turns(rows, len(codes), draw.step)
@@ -123,7 +123,8 @@ def masked_loss(
         entropy = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=draw.noise.label_smoothing)
         expected = len(rows) * codes[level].shape[1] * MEAN_HIDDEN / (len(codes) if level else 1)
         total = total + entropy / expected
-        metrics[f"loss_level{level}"] = entropy.detach() / max(1, len(targets))
+        share = turns[level].double().mean() * (len(codes) if level else 1)  # of the rows whose turn it is on average
+        metrics[f"loss_level{level}"] = entropy.detach() / max(1, len(targets)) * share.float()
     return total, metrics
 
 
@@ -182,20 +183,17 @@ def causal_loss(
         for turn, n in turns
     ]
     logits = iter(model(passes))
-    sums, asked = [torch.zeros((), device=rows.device) for _ in codes], [0] * len(codes)
+    sums = [torch.zeros((), device=rows.device) for _ in codes]
     foretold = torch.zeros((), device=rows.device)
     for turn, n in turns:
         for level in range(n):
             targets = codes[level][turn]
             sums[level] = sums[level] + _summed(next(logits), targets, draw.noise.label_smoothing)
-            asked[level] += targets.numel()
         if draw.noise.foretold:
             foretold = foretold + _summed(next(logits), codes[0][turn])
     expected = [len(rows) * c.shape[1] / (every if level else 1) for level, c in enumerate(codes)]
     total = torch.stack([one / n for one, n in zip(sums, expected, strict=True)]).sum()
-    metrics = {
-        f"loss_level{level}": one.detach() / max(1, n) for level, (one, n) in enumerate(zip(sums, asked, strict=True))
-    }
+    metrics = {f"loss_level{i}": one.detach() / n for i, (one, n) in enumerate(zip(sums, expected, strict=True))}
     if draw.noise.foretold:
         foretold = foretold / codes[0].numel()
         total, metrics["loss_foretold"] = total + draw.noise.foretold * foretold, foretold.detach()

@@ -70,13 +70,20 @@ def sample(
 
 @dataclass(frozen=True)
 class Guidance:
-    """The guided copies of a batch and how their logits are put together: l0 + sum of g_i (l_i - l0)."""
+    """The guided copies of a batch and how their logits are put together: l0 + sum of g_i (l_i - l0).
+
+    With a text opposed the last copy is told that, and W (l_t - l_opposed) is added, t the copy that hears the text.
+    """
 
     guide: Guide
     weights: tuple[float, ...]
     rows: int
     share: float = 0.0
     """How much of each weight above 1 goes to what the conditions alone foretell too."""
+    opposes: int | None = None
+    """Which of the guided copies the last one is the opposite of."""
+    away: float = 0.0
+    """W."""
 
     @classmethod
     def of(
@@ -90,8 +97,8 @@ class Guidance:
     ) -> Guidance:
         """One copy without conditions (or with the negative ones), then one with all, or one per modality of a dict.
 
-        A dict names weights for conditions that may come; those it does not name have weight 1. With texts `opposed`
-        the last copy is told those, and W (l - l opposed) is added: a row whose text has no opposites is as without.
+        A dict names weights for conditions that may come; those it does not name have weight 1. A row whose text has
+        no opposites is as without `opposed`.
         """
         if isinstance(settings.guidance, dict):
             terms = _terms(conditions, settings.guidance)
@@ -101,8 +108,9 @@ class Guidance:
             weights += tuple(settings.guidance[name] for name in away)
         else:
             chosen, weights = [set(conditions)], (float(settings.guidance),)
-        chosen, weights, swaps = _with_opposed(chosen, weights, settings.opposites if opposed else 0.0)
-        if not (conditions or negative) or weights == (1.0,):  # nothing to extrapolate from, or no wish to
+        hears = next((i for i, names in enumerate(chosen) if "text" in names), None)
+        opposes = hears if opposed and settings.opposites else None
+        if not (conditions or negative) or (weights == (1.0,) and opposes is None):  # nothing to extrapolate from
             return cls(prior.guide(conditions, {}, rows), (), rows)
         if not conditions:  # only something to move away from
             given = settings.guidance
@@ -110,14 +118,16 @@ class Guidance:
             chosen, weights = [set()], (float(weight),)
         device, negative = prior.rotary.device, negative or {}
         copies, kept = {}, {}
+        told_of = chosen if opposes is None else [*chosen, chosen[opposes]]
         for name in sorted({*conditions, *negative}):
             without = negative.get(name) or nothing_like(conditions[name])
             told = conditions.get(name) or nothing_like(negative[name])
-            other = opposed[name] if swaps and opposed is not None and name in opposed else told
-            copies[name] = stack_rows([without, *[told] * (len(chosen) - swaps), *[other] * swaps])
-            keep = [name in negative, *(name in names for names in chosen)]
+            last = [] if opposes is None else [(opposed or {}).get(name, told)]
+            copies[name] = stack_rows([without, *[told] * len(chosen), *last])
+            keep = [name in negative, *(name in names for names in told_of)]
             kept[name] = torch.tensor(keep, device=device).repeat_interleave(rows) & copies[name].present()
-        return cls(prior.guide(copies, kept, rows * (1 + len(chosen))), weights, rows, settings.foretold)
+        guide = prior.guide(copies, kept, rows * (1 + len(told_of)))
+        return cls(guide, weights, rows, settings.foretold, opposes, settings.opposites if opposed else 0.0)
 
     def foretold(self, prior: Prior, level: int, cells: Any = slice(None)) -> Float[Tensor, "gb ... k"] | None:
         """What the conditions alone say of codes, where that is to be guided too."""
@@ -125,7 +135,8 @@ class Guidance:
 
     def spread(self, codes: Codes) -> Codes:
         """The same codes in every copy."""
-        return [repeat(c, "b n -> (g b) n", g=1 + len(self.weights)) for c in codes]
+        copies = 1 + len(self.weights) + (self.opposes is not None)
+        return [repeat(c, "b n -> (g b) n", g=copies) for c in codes]
 
     def combine(
         self, logits: Float[Tensor, "gb ..."], strength: float = 1.0, foretold: Float[Tensor, "gb ..."] | None = None
@@ -138,32 +149,26 @@ class Guidance:
         """
         if not self.weights:
             return logits
-        without, *guided = torch.split(logits, self.rows)
-        result: Tensor = without
         ramped = [_ramped(weight, strength) for weight in self.weights]
-        for weight, one in zip(ramped, guided, strict=True):
-            result = result + weight * (one - without)
+        result = logits[: self.rows] + self._moved(logits, ramped, strength)
         if foretold is not None:
-            without, *guided = torch.split(foretold, self.rows)
-            for weight, one in zip(ramped, guided, strict=True):
-                result = result + self.share * max(0.0, weight - 1) * (one - without)
+            result = result + self.share * self._moved(foretold, [max(0.0, weight - 1) for weight in ramped], strength)
         return result
+
+    def _moved(self, logits: Tensor, weights: list[float], strength: float) -> Tensor:
+        """Sum of g_i (l_i - l0), and W (l_t - l_opposed)."""
+        without, *guided = torch.split(logits, self.rows)
+        moved = torch.zeros_like(without)
+        for weight, one in zip(weights, guided, strict=False):  # the last may be the opposed one
+            moved = moved + weight * (one - without)
+        if self.opposes is not None:
+            moved = moved + self.away * strength * (guided[self.opposes] - guided[-1])
+        return moved
 
 
 def _ramped(weight: float, strength: float) -> float:
     """Weights above 1 rise from 1, those that move away from 0."""
     return 1 + (weight - 1) * strength if weight > 1 else weight * strength if weight < 0 else weight
-
-
-def _with_opposed(
-    chosen: list[set[str]], weights: tuple[float, ...], more: float
-) -> tuple[list[set[str]], tuple[float, ...], int]:
-    """The term that hears the text weighs `more`, and one more copy of it as much less; also how many more copies."""
-    term = next((i for i, names in enumerate(chosen) if "text" in names), None)
-    if not more or term is None:
-        return chosen, weights, 0
-    raised = tuple(weight + more if i == term else weight for i, weight in enumerate(weights))
-    return [*chosen, chosen[term]], (*raised, -more), 1
 
 
 def _terms(conditions: Conditions, named: Collection[str]) -> dict[str, set[str]]:
@@ -184,9 +189,10 @@ def _sample_masked(
         current = _hold(current, level, held)
         counts = cosine_counts(n, settings.steps[level] if level < len(settings.steps) else default_steps(n))
         fill = _fill_halton if settings.order == "halton" else _fill_confident
+        kept = 0 if held is None else held.where[level].sum(dim=1, keepdim=True)
         for step, count in enumerate(counts):
             strength = (step + 1) / len(counts) if settings.ramp else 1.0
-            turn = Turn(level, step, counts[step - 1] if step else 0, count, strength)
+            turn = Turn(level, step, counts[step - 1] if step else 0, count, strength, kept)
             current = _hold(fill(prior, guidance, [*codes, current], seeds, settings, turn), level, held)
         codes.append(current)
     return codes
@@ -201,6 +207,8 @@ class Turn:
     known: int
     count: int
     strength: float
+    held: Tensor | int = 0
+    """How many codes of each row are kept from the start."""
 
 
 def _fill_halton(
@@ -211,7 +219,7 @@ def _fill_halton(
     cells = torch.tensor(order, device=seeds.device)
     logits = prior.hidden_logits(guidance.spread(codes), guidance.guide, cells)
     foretold = guidance.foretold(prior, turn.level, cells)
-    drawn, _ = draw(guidance.combine(logits, turn.strength, foretold), seeds, settings, turn)
+    _, drawn = draw(guidance.combine(logits, turn.strength, foretold), seeds, settings, turn)
     return codes[-1].index_copy(1, cells, drawn)
 
 
@@ -222,13 +230,16 @@ def _fill_confident(
     current, size = codes[-1], prior.codebook_sizes[turn.level]
     said = prior.hidden_logits(guidance.spread(codes), guidance.guide)
     logits = guidance.combine(said, turn.strength, guidance.foretold(prior, turn.level))
-    drawn, confidence = draw(logits, seeds, settings, turn)
+    truncated, drawn = draw(logits, seeds, settings, turn)
+    confidence = truncated.log_softmax(dim=-1).gather(-1, drawn[..., None])[..., 0]
     hidden = current == size
     fade = settings.confidence_noise * (1 - turn.count / current.shape[1])
     noise = gumbel(seed_of("confidence", turn.level, turn.step), seeds, current.shape[1])
     score = (confidence + fade * noise).masked_fill(~hidden, torch.inf)
     rank = score.argsort(dim=1, descending=True).argsort(dim=1)
-    return torch.where(hidden & (rank < turn.count), drawn, current)
+    n = current.shape[1]
+    known = turn.held + ((n - turn.held) * turn.count + n - 1) // n  # what is kept is known; of the rest its share
+    return torch.where(hidden & (rank < known), drawn, current)
 
 
 def _sample_causal(
@@ -246,7 +257,7 @@ def _sample_causal(
                 logits = guidance.combine(
                     prior.next_logits(said, level, known, guidance.guide, token), foretold=foretold
                 )
-                drawn, _ = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
+                _, drawn = draw(logits[:, None], seeds, settings, Turn(level, index, index, index + 1, 1.0))
                 codes[level][:, index] = drawn[:, 0]
                 codes[level][:, index : index + 1] = _hold(codes[level], level, held)[:, index : index + 1]
     return codes
@@ -254,8 +265,8 @@ def _sample_causal(
 
 def draw(
     logits: Float[Tensor, "b m k"], seeds: Int[Tensor, " b"], settings: SampleSettings, turn: Turn
-) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
-    """Draw codes from truncated, tempered logits; also their log-probabilities. Temperature 0 takes the likeliest."""
+) -> tuple[Float[Tensor, "b m k"], Int[Tensor, "b m"]]:
+    """Draw codes from truncated, tempered logits; also those logits. Temperature 0 takes the likeliest."""
     logits = truncate(logits, settings.top_k, settings.top_p)
     if settings.temperature > 0:
         m, k = logits.shape[1:]
@@ -263,7 +274,7 @@ def draw(
         drawn = (logits / settings.temperature + rearrange(noise, "b (m k) -> b m k", k=k)).argmax(dim=-1)
     else:
         drawn = logits.argmax(dim=-1)
-    return drawn, logits.log_softmax(dim=-1).gather(-1, drawn[..., None])[..., 0]
+    return logits, drawn
 
 
 def truncate(logits: Float[Tensor, "... k"], top_k: int, top_p: float) -> Float[Tensor, "... k"]:
@@ -273,7 +284,8 @@ def truncate(logits: Float[Tensor, "... k"], top_k: int, top_p: float) -> Float[
         logits = logits.masked_fill(logits < least, -torch.inf)
     if top_p < 1:
         ordered, places = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+        shares = ordered.softmax(dim=-1)
+        before = shares.cumsum(dim=-1) - shares
         dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, places, before >= top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
     return logits

@@ -85,5 +85,6 @@ def windowed_attention(
     fine = F.scaled_dot_product_attention(
         _per_window(_cut(q[:, :, m:], plan.fine, plan.side, shift)), _per_window(around(k)), _per_window(around(v))
     )
-    fine = rearrange(fine, "(b W) h n d -> b h W n d", b=q.shape[0])
+    windows = (plan.fine[0] // plan.side) * (plan.fine[1] // plan.side)  # not told by b, which may be 0: nobody's turn
+    fine = rearrange(fine, "(b W) h n d -> b h W n d", W=windows)
     return torch.cat([coarser, _join(fine, plan.fine, plan.side, shift)], dim=2)
