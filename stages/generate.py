@@ -33,7 +33,7 @@ from pipeline.errors import ConfigError, MissingInputError
 from stages.ask import Ask, Kept, Reader, number_of
 from stages.codes.read_conditions import encoders_of
 from stages.conditioning.condition import Condition, Conditions, choose_rows, class_condition, repeat_rows
-from stages.conditioning.shared_space import NAMED, Space
+from stages.conditioning.shared_space import NAMED, Space, own_align
 from stages.conditioning.sounds import Sound
 from stages.devices import place_of
 from stages.given_files import Picture
@@ -71,6 +71,7 @@ class Painter:
         """The conditions it was trained on."""
         self.about: dict[str, Any] = about.get("encoders", {})
         self.settings = SampleSettings.of(about["sampling"])
+        self._warned_of_opposites = False
 
     @classmethod
     def load(cls, run: Path, with_: str = "prior", device: str | torch.device | None = None) -> Painter:
@@ -147,8 +148,12 @@ class Painter:
 
     def opposed(self, texts: Sequence[str | None], **changes: Any) -> Conditions:
         """What `opposites` moves away from, a row per text; empty where the settings do not, or no text holds any."""
-        away = with_defaults(self.settings, **changes).opposites
-        return self.reader.opposed(texts, self.listens) if away else {}
+        if not with_defaults(self.settings, **changes).opposites or "text" not in self.listens:
+            return {}
+        if not self.reader.opposites and not self._warned_of_opposites:
+            self._warned_of_opposites = True
+            log.warning("sampling.opposites does nothing here: the texts are read by no 'align' that has opposites.")
+        return self.reader.opposed(texts, self.listens)
 
     def paint(self, labels: Int[Tensor, " b"], seeds: Int[Tensor, " b"], **changes: Any) -> np.ndarray:
         """One picture per label (-1: none) and seed: uint8 (b, height, width, 3)."""
@@ -260,7 +265,7 @@ class Painter:
         def load(name: str) -> Any:
             return encoders_of({name: self.about[name]}, self.align, self.device)[name]
 
-        opposites = opposites_of(self.align) if self.about.get("text", {}).get("encoder") == "align" else ()
+        opposites = opposites_of(self.align, self.about)
         return Reader(self.autoencoder, self.image_size, self.classes, self.about, load, self.device, opposites)
 
     @cached_property
@@ -315,9 +320,10 @@ def _aligned(run: Path) -> list[Path]:
     return [folder for one in (run, *lending) for folder in folders_of(one, "align")]
 
 
-def opposites_of(align: Sequence[Path]) -> tuple[tuple[str, str], ...]:
-    """The pairs of words that the first stage `align` exchanged (`align.opposites`), by its manifest."""
-    config = artifacts.read_json(align[0] / artifacts.MANIFEST).get("config", {}) if align else {}
+def opposites_of(align: Sequence[Path], about: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The pairs of words that the stage `align` behind the texts exchanged (`align.opposites`), by its manifest."""
+    own = own_align(align, about) if about.get("text", {}).get("encoder") == "align" else None
+    config = {} if own is None else artifacts.read_json(own / artifacts.MANIFEST).get("config", {})
     return tuple((str(one), str(other)) for one, other in config.get("opposites") or ())
 
 

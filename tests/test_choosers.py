@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.choosers import Kind, measure, paint, said_by_prior
+from launchers.cli import main
 from stages.ask import Ask
 from stages.conditioning.condition import choose_rows, repeat_rows
 from stages.generate import CANDIDATE, Painter, opposites_of
@@ -122,8 +125,32 @@ def test_guidance_away_from_opposites_is_a_term_of_its_own_and_cancels_without_a
 
 
 def test_the_opposites_are_those_of_the_runs_align(run: Path, tmp_path: Path) -> None:
-    assert opposites_of([]) == opposites_of([run / "align"]) == ()
-    about = json.loads((run / "align" / "manifest.json").read_text())
-    about["config"]["opposites"] = [["left", "right"], ["왼쪽", "오른쪽"]]
-    (tmp_path / "manifest.json").write_text(json.dumps(about))
-    assert opposites_of([tmp_path]) == OPPOSITES
+    about = Painter.load(run, device="cpu").about
+    assert opposites_of([], about) == opposites_of([run / "align"], about) == ()
+    (lent := tmp_path / "lent").mkdir()
+    (lent / "model").symlink_to(run / "align" / "model")
+    manifest = json.loads((run / "align" / "manifest.json").read_text())
+    manifest["config"]["opposites"] = [["left", "right"], ["왼쪽", "오른쪽"]]
+    (lent / "manifest.json").write_text(json.dumps(manifest))
+    assert opposites_of([tmp_path / "none", lent], about) == OPPOSITES, "the run's own is not there, one is lent"
+    (other := tmp_path / "other").mkdir()
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(run / "align" / "model", other / "model")
+    weights = other / "model" / "clip" / "model.safetensors"
+    save_file({k: v + 1 for k, v in load_file(weights).items()}, weights, {"format": "pt"})
+    assert opposites_of([other, run / "align"], about) == (), "another one does not say this run's texts"
+    assert opposites_of([other, lent], about) == OPPOSITES
+    assert opposites_of([lent], about | {"text": about["text"] | {"encoder": "openai/clip"}}) == ()
+
+
+def test_opposites_that_nobody_has_are_said(
+    run: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    painter = Painter.load(run, device="cpu")
+    assert painter.opposed(["a bird on the left"]) == {} and not caplog.records
+    for _ in range(2):
+        assert painter.opposed(["a bird on the left"], opposites=2.0) == {}
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["sampling.opposites does nothing here"]
+    assert main(["run", "tiny", "--dry-run", "prior.sampling.opposites=2"]) == 2
+    assert "align.opposites=[[left,right]]" in capsys.readouterr().err
+    assert main(["run", "tiny", "--dry-run", "prior.sampling.opposites=2", "align.opposites=[[left,right]]"]) == 0

@@ -28,13 +28,19 @@ AGREEMENT = {"audio": 0.5}
 of what a picture shows, colours first, and that moves its cosine as much as what it says. A sentence says enough."""
 
 
-def _own(folders: Sequence[Path], about: Mapping[str, Mapping[str, Any]]) -> Path:
-    """The CLIP among several stages `align` that said the texts, told by its fingerprint."""
-    if len(folders) > 1 and "text" in about:
-        for folder in folders:
-            if TextEncoder.load(folder / "clip").fingerprint() == about["text"].get("fingerprint"):
-                return folder / "clip"
-    return folders[0] / "clip"
+def own_align(align: Sequence[Path], about: Mapping[str, Mapping[str, Any]]) -> Path | None:
+    """The finished stage `align` that said the texts: the one there is, or of several the one of its fingerprint."""
+    there = [folder for folder in align if clip_of(folder).is_dir()]
+    if len(there) > 1 and "text" in about:
+        for folder in there:
+            if TextEncoder.load(clip_of(folder)).fingerprint() == about["text"].get("fingerprint"):
+                return folder
+    return there[0] if there else None
+
+
+def clip_of(align: Path) -> Path:
+    """Where a stage `align` leaves its CLIP."""
+    return align / "model" / "clip"
 
 
 class Space:
@@ -54,10 +60,10 @@ class Space:
         """
         projected = [about[name] for name in ("text", PICTURE, "audio") if about.get(name, {}).get("projection")]
         encoder = projected[0]["encoder"] if projected else about.get("text", {}).get("encoder", "align")
-        folders = [folder / "model" for folder in align if (folder / "model" / "clip").is_dir()]
-        if encoder == "align" and not folders:
+        own_one = own_align(align, about) if encoder == "align" else None
+        if encoder == "align" and own_one is None:
             return None
-        where: Any = _own(folders, about) if encoder == "align" else encoder
+        where: Any = encoder if own_one is None else clip_of(own_one)
         if model_type(where, "text")[0] != "clip":
             return None
         import transformers

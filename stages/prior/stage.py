@@ -24,12 +24,19 @@ def check(cfg: PriorConfig, recipe: Recipe) -> None:
     """What the prior is to hear must be said by somebody, where this recipe makes the codes.
 
     Raises:
-        ValueError: text, audio, vector or picture without an encoder; `init_from` without weights.
+        ValueError: text, audio, vector or picture without an encoder; `init_from` without weights; opposites that no
+            `align` has.
     """
     check_finished("prior.init_from", cfg.init_from)
     codes = [section for name, section in recipe.sections.items() if name.partition("@")[0] == "codes"]
     if len(codes) != 1:
         return
+    aligns = [section for name, section in recipe.sections.items() if name.partition("@")[0] == "align"]
+    if cfg.sampling.opposites and not any(section.get("opposites") for section in aligns):
+        raise ValueError(
+            "prior.sampling.opposites moves away from texts whose opposites are exchanged, and no stage align has any. "
+            "Say which words:  align.opposites=[[left,right]]"
+        )
     said = codes[0].get("conditions") or {}
     for name in ("vector", "picture"):
         if name in cfg.conditions and said.get(name, "none") == "none":
