@@ -28,6 +28,8 @@ except ImportError:  # optional: the extra `fast`; Pillow decodes the same pixel
 
 IMAGE_MEMBERS = ("jpg", "png", "webp")
 SOUND_MEMBERS = ("flac", "wav")
+LOUDEST = 1e6
+"""Most that a sound may hold; some keep whole numbers of 16 bits in floats, none comes near this."""
 CAPTION_MEMBERS = ("txt", "text", "caption")
 """Ours are the first; tars made by others have any."""
 SAME_SHAPE = 0.02
@@ -279,6 +281,8 @@ def decode_sound(payload: bytes) -> tuple[np.ndarray, int]:
     samples, rate = soundfile.read(io.BytesIO(payload), dtype="float32", always_2d=True)
     if samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError("the sound is empty or holds numbers that are not finite")
+    if np.abs(samples).max() > LOUDEST:
+        raise ValueError(f"the sound holds numbers beyond {LOUDEST:g}, where 1 is full scale")
     return np.ascontiguousarray(samples.T), int(rate)
 
 

@@ -26,7 +26,7 @@ DATASET = "dataset.json"
 FORMAT = 1
 REMOTE = ("http://", "https://", "s3://", "hf://")
 _URL = re.compile(r"^(https?|s3|hf):/+(?=[^/])")  # a URL that went through Path has lost a slash
-_SPLIT = re.compile(r"(?:^|[-_./])(train|valid|validation|val|test|unseen)(?=[-_.]|$)")
+_SPLIT = re.compile(r"(?:^|[-_./])(train|valid|validation|val|test|unseen)(?=[-_./]|$)")
 
 
 @dataclass(frozen=True)

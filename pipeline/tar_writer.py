@@ -44,6 +44,15 @@ def header(name: str, size: int) -> bytes:
     ))  # fmt: skip
 
 
+def fits(name: str) -> bool:
+    """Whether a member may have this name."""
+    try:
+        _cut_name(name)
+    except DataError:
+        return False
+    return True
+
+
 def _cut_name(name: str) -> tuple[bytes, bytes]:
     encoded = name.encode()
     if len(encoded) <= 100:

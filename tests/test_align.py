@@ -102,6 +102,10 @@ def test_words_are_exchanged_both_ways(text: str, wrong: str) -> None:
     assert exchanged(text, []) == text
 
 
+def test_letters_that_match_but_are_others_stay() -> None:
+    assert exchanged("ALTINDA altında", [("altında", "üstünde")]) == "ALTINDA üstünde"
+
+
 def test_opposites_are_refused_where_they_mean_nothing() -> None:
     with pytest.raises(ValueError, match="each in one pair"):
         AlignConfig(opposites=(("left", "right"), ("Left", "up")))

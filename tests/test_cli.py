@@ -168,6 +168,9 @@ def test_a_prior_is_asked_by_text_only_where_something_reads_it(sections: str, r
     [
         ("text: openai/none-such", "", "codes.conditions.text=openai/none-such is not in the local cache"),
         ("audio: ./none_such", "", "codes.conditions.audio=./none_such is no folder with a model"),
+        ("text: log-mel", "", "codes.conditions.text=log-mel: log-mel hears sounds"),
+        ("picture: ./bert", "", "codes.conditions.picture=./bert holds a model of type 'bert', and a CLIP is wanted"),
+        ("audio: ./bert", "", "codes.conditions.audio=./bert holds a model of type 'bert', and one of clap, "),
         ("text: none", "conditions: [text]", "prior.conditions asks for text, and nothing encodes it"),
         ("picture: auto", "", "codes.conditions.picture=auto takes the CLIP of a stage align, and there is none"),
         ("text: none", "conditions: [picture]", "prior.conditions asks for picture, and no CLIP sees it"),
@@ -182,12 +185,14 @@ def test_encoders_are_looked_for_before_anything_is_made(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     recipe = tmp_path / "late.yaml"
     stages = f"vqvae: {{}}\ncodes: {{conditions: {{{codes}}}}}\nprior: {{{prior}}}\n"
     recipe.write_text("shards: {source: birds, size: 32, count: 40}\n" + stages)
     code, _, err = said(capsys, "run", str(recipe), "--runs", str(tmp_path))
     assert code == 2 and message in err
-    assert [path.name for path in tmp_path.iterdir()] == ["late.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "late.yaml"]
 
 
 @pytest.mark.parametrize(

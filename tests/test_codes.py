@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,10 +26,10 @@ from pipeline.tracking import TrackingConfig
 from pipeline.training_config import DataConfig
 from stages.codes import extract as extraction
 from stages.codes.config import CodesConfig
-from stages.codes.extract import Extractor, code_type, extract
+from stages.codes.extract import Extractor, _all_of, code_type, extract
 from stages.codes.picture import decoded
 from stages.codes.read import CodesDecode, open_codes
-from stages.codes.stage import STAGE
+from stages.codes.stage import STAGE, modalities_of
 from stages.codes.views import PAIR, Read, SampleReader
 from stages.images import center_decode, picture_to_tensor
 from stages.vqvae.load import load_autoencoder, save_autoencoder
@@ -338,6 +341,52 @@ def test_pairs_that_only_some_samples_bring_are_heard(tokenizer: Path, tmp_path:
     foreign = foreign_tar(tmp_path / "others" / "set-0000.tar", members).parent
     made = run(foreign, tokenizer, tmp_path / "made")
     assert made["conditions"]["image"] == {"kinds": ["source"]}
+
+
+def test_tars_of_others_may_lie_in_a_folder_for_each_split(tokenizer: Path, tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val")):
+        foreign_tar(
+            tmp_path / "others" / split / "0000.tar", {"a.png": make_png(number), f"{'b' * 90}.png": make_png(7)}
+        )
+    made = run(tmp_path / "others", tokenizer, tmp_path / "made", flips="auto")
+    assert made["samples"] == {"train": 1, "val": 1}
+    (reject,) = json.loads((tmp_path / "made" / "val" / "0000.json").read_text())["rejects"]
+    assert reject["source"] == "b" * 90 and reject["detail"].startswith("its name is too long for a tar")
+    before = bytes_of(tmp_path / "made" / "train")
+    (tmp_path / "made" / "train" / "0000.tar").unlink()
+    run(tmp_path / "others", tokenizer, tmp_path / "made", flips="auto")
+    assert bytes_of(tmp_path / "made" / "train") == before != {}
+
+
+def test_what_tars_of_others_hold_is_looked_up(tmp_path: Path) -> None:
+    def held(members: dict[str, bytes]) -> list[str]:
+        return modalities_of(
+            open_shards(foreign_tar(tmp_path / str(len(list(tmp_path.iterdir()))) / "0.tar", members).parent)
+        )
+
+    picture = {"a.png": make_png(0)}
+    assert held(picture) == held(picture | {"a.json": b'{"n": 1}', "a.cls": b"3"}) == []
+    assert held(picture | {"a.json": b'{"caption": "a bird"}'}) == held(picture | {"a.txt": b"a bird"}) == ["text"]
+    assert held(picture | {"b.png": make_png(1), "b.flac": b"", "b.source.png": b""}) == ["audio", "source"]
+
+
+def test_the_first_process_waits_as_long_as_others_finish_any_shard(tmp_path: Path) -> None:
+    names, began = ["a", "b", "c"], time.monotonic()
+
+    def come(name: str) -> bool:  # the first one last: each other one is news
+        since = time.monotonic() - began
+        for other, seconds in (("c", 0.2), ("b", 0.8), ("a", 1.4)):
+            if since > seconds:
+                (tmp_path / f"{other}.json").touch()
+        return (tmp_path / f"{name}.json").is_file()
+
+    extractor: Any = SimpleNamespace(
+        out=tmp_path, cfg=SimpleNamespace(timeout_seconds=1), finished=lambda shard: shard if come(shard.name) else None
+    )
+    shards: Any = [SimpleNamespace(name=name) for name in names]
+    assert _all_of(extractor, shards) == shards
+    with pytest.raises(DataError, match=r"d.tar did not come from another process within 1 s"):
+        _all_of(extractor, [*shards, SimpleNamespace(name="d")])  # type: ignore[list-item]
 
 
 def test_a_stop_file_ends_the_work_and_the_same_call_goes_on(shards: Path, tokenizer: Path, tmp_path: Path) -> None:

@@ -83,6 +83,57 @@ def test_any_sound_becomes_a_few_tokens(audio: AudioEncoder) -> None:
     torch.testing.assert_close(found.pooled[0], alone.pooled[0], atol=1e-4, rtol=1e-3)
 
 
+def test_a_sound_says_what_its_model_of_transformers_says_of_it_alone(audio: AudioEncoder) -> None:
+    short, long = tone(440, 0.3), tone(440, 30.0)
+    found, model = audio([short, long]), audio.model
+    rows = found.mask.sum(dim=1).tolist()
+    samples = short[0][0]
+    if audio.family in (
+        "clap",
+        "ast",
+    ):  # a window of one length, filled up
+        assert rows[0] == rows[1] == found.tokens.shape[1]
+        cut = "fusion" if getattr(model.config, "enable_fusion", False) else "rand_trunc"
+        more = {"truncation": cut, "padding": "repeatpad"} if audio.family == "clap" else {}
+        given = dict(audio.prepare(samples, sampling_rate=RATE, return_tensors="pt", **more))
+        if audio.family == "clap":
+            given["is_longer"] = torch.zeros(1, 1, dtype=torch.bool)
+        with torch.no_grad():
+            said = model(**given)
+        pooled = said.audio_embeds if audio.family == "clap" else said.pooler_output
+        torch.testing.assert_close(found.pooled[:1, : pooled.shape[1]], pooled, atol=1e-4, rtol=1e-3)
+        return
+    assert 0 < rows[0] < rows[1], "what is not there is masked"
+    if audio.family == "speech":
+        count = round(audio.seconds * RATE)
+        alone = audio.prepare(samples, sampling_rate=RATE, return_tensors="pt").input_values
+        values = torch.nn.functional.pad(alone, (0, count - len(samples)))
+        there = (torch.arange(count) < len(samples))[None].long()
+        prepared = {"input_values": values} | ({"attention_mask": there} if audio.prepare.return_attention_mask else {})
+        frames = len(samples)
+        for kernel, stride in zip(model.config.conv_kernel, model.config.conv_stride, strict=True):
+            frames = (frames - kernel) // stride + 1
+        with torch.no_grad():
+            hidden = model(**prepared).last_hidden_state
+        torch.testing.assert_close(found.pooled[0], hidden[0, :frames].mean(dim=0), atol=1e-4, rtol=1e-3)
+
+
+def test_a_text_says_what_its_model_of_transformers_says_of_it_alone(text: TextEncoder) -> None:
+    words = "a red bird"
+    found = text([words, "a far longer sentence about a small blue heron in the snow"])
+    given = text.tokenizer([words], return_tensors="pt")
+    there = int(found.mask[0].sum())
+    assert there == given["input_ids"].shape[1] < found.tokens.shape[1]
+    with torch.no_grad():
+        said = text.model(input_ids=given["input_ids"], output_hidden_states=True)
+    if text.family == "clip":
+        tokens, pooled = said.hidden_states[-2][0], said.text_embeds[0]
+    else:
+        tokens, pooled = said.last_hidden_state[0], said.last_hidden_state[0].mean(dim=0)
+    torch.testing.assert_close(found.tokens[0, :there, : tokens.shape[1]], tokens, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.pooled[0, : len(pooled)], pooled, atol=1e-4, rtol=1e-3)
+
+
 def test_sounds_differ(audio: AudioEncoder) -> None:
     found = audio([tone(300, 1.0), tone(3000, 1.0)])
     assert (found.tokens[0] - found.tokens[1]).abs().max() > 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import pickle
@@ -204,6 +205,15 @@ def test_sounds_decode_to_channels_by_time(extension: str) -> None:
     np.testing.assert_allclose(decoded, sound, atol=1e-4)
     with pytest.raises(DataError):
         decode_member(extension, out.getvalue()[:30])
+
+
+def test_a_sound_beyond_all_scale_is_no_sound() -> None:
+    for loudest, taken in ((32768.0, True), (1e7, False)):  # some keep 16 bits in floats
+        out = io.BytesIO()
+        soundfile.write(out, np.array([0.0, -loudest], np.float32), 16_000, format="WAV", subtype="FLOAT")
+        refused = pytest.raises(DataError, match=r"beyond 1e\+06, where 1 is full scale")
+        with contextlib.nullcontext() if taken else refused:
+            decode_member("wav", out.getvalue())
 
 
 def test_a_sound_of_hours_in_tars_made_by_others_is_not_read() -> None:

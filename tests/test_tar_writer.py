@@ -142,12 +142,12 @@ def test_a_shard_folder_opens_with_its_splits_and_fingerprint(tmp_path: Path) ->
 
 
 def test_tars_of_others_are_indexed_once_and_split_by_name(tmp_path: Path) -> None:
-    for name in ("imagenet-train-0000.tar", "imagenet-val-0000.tar", "more/a-0000.tar"):
+    for name in ("imagenet-train-0000.tar", "imagenet-val-0000.tar", "more/a-0000.tar", "test/0000.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, some_samples(4))
     shards = open_shards(tmp_path)
 
-    assert {name: len(found) for name, found in shards.splits.items()} == {"train": 2, "val": 1}
+    assert {name: len(found) for name, found in shards.splits.items()} == {"train": 2, "val": 1, "test": 1}
     assert (tmp_path / "imagenet-train-0000.json").is_file()
     assert shards.split("val")[0].index() == scan_tar(tmp_path / "imagenet-val-0000.tar")
     assert open_shards(tmp_path) == shards

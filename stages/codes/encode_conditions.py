@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.samples import SOUND_MEMBERS, Sample, encode_npy
 from stages.codes.config import LARGE, LARGE_TEXT, SEEN, ConditionsConfig
 from stages.conditioning.audio_encoder import AudioEncoder
@@ -141,7 +141,13 @@ def _lasting(where: str) -> str:
 def _unmasked(condition: Condition) -> list[tuple[np.ndarray, np.ndarray]]:
     tokens, pooled = condition.tokens.cpu().half().numpy(), condition.pooled.cpu().half().numpy()
     masks = condition.mask.cpu().numpy()
-    return [(t[m], p) for t, p, m in zip(tokens, pooled, masks, strict=True)]
+    rows = [(t[m], p) for t, p, m in zip(tokens, pooled, masks, strict=True)]
+    for words, vector in rows:
+        if not (np.isfinite(words).all() and np.isfinite(vector).all()):
+            raise DataError(
+                "an encoder says numbers that 16 bits do not hold. Take another one, or codes.conditions.cache=live"
+            )
+    return rows
 
 
 def _text_members(rows: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, bytes]:

@@ -25,10 +25,11 @@ from torch import Tensor
 from pipeline.artifacts import read_json, write_json
 from pipeline.atomic_file import TEMPORARY
 from pipeline.errors import ConfigError, DataError, out_of_memory
-from pipeline.samples import CAPTION_MEMBERS, Sample, decode_npy, encode_npy
+from pipeline.samples import CAPTION_MEMBERS, Sample, decode_npy, encode_npy, last_part
 from pipeline.shard_files import read_samples
 from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
 from pipeline.stopping import heed_stop_file
+from pipeline.tar_writer import fits
 from stages.codes import latents as latent_sums
 from stages.codes.config import CodesConfig, ConditionsConfig
 from stages.codes.encode_conditions import ConditionEncoders
@@ -38,6 +39,8 @@ from stages.vqvae.model import Autoencoder
 
 COPIED = ("cls", *CAPTION_MEMBERS, "json")
 NEVER_SAID = "no sample has any %s that can be read: no prior will listen to it"
+LONGEST_MEMBER = "picture.vector.npy"
+TOO_LONG = "its name is too long for a tar beside the names of codes; tessera shard gives it a shorter one"
 MANY = 1000
 """Samples from which on starting worker processes pays."""
 SETTINGS = "extraction.json"
@@ -91,7 +94,9 @@ class Extractor:
         finished = self.finished(shard)
         if finished is not None:
             return finished
-        for leftover in self.out.glob(f".{shard.name}.*{TEMPORARY}*"):  # of a killed process; no other has this shard
+        (folder := (self.out / shard.name).parent).mkdir(parents=True, exist_ok=True)  # train/00000 lies in one
+        last = last_part(shard.name)
+        for leftover in folder.glob(f".{last}.*{TEMPORARY}*"):  # of a killed process; no other has this shard
             leftover.unlink(missing_ok=True)
         rejects: list[dict[str, str]] = []
         return write_shard(self.out, shard.name, shard.split, self._samples(shard, rejects, report), rejects)
@@ -133,17 +138,17 @@ class Extractor:
             done += len(chunk)
             report(done)
         if total is not None:
-            self.sums_path(shard.name).parent.mkdir(exist_ok=True)
+            self.sums_path(shard.name).parent.mkdir(parents=True, exist_ok=True)
             write_json(self.sums_path(shard.name), total)
         if self.said:
-            self.counts_path(shard.name).parent.mkdir(exist_ok=True)
+            self.counts_path(shard.name).parent.mkdir(parents=True, exist_ok=True)
             write_json(self.counts_path(shard.name), {"text_tokens": longest, "said": said})
 
     def _read(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[Read]:
         for one in self.read_all(read_samples(shard)):
-            if one.error:
-                log.warning("shard %s, sample '%s' has no codes: %s", shard.name, one.sample.key, one.error)
-                rejects.append({"source": one.sample.key, "reason": "unreadable", "detail": one.error})
+            if error := one.error or ("" if fits(f"{one.sample.key}.{LONGEST_MEMBER}") else TOO_LONG):
+                log.warning("shard %s, sample '%s' has no codes: %s", shard.name, one.sample.key, error)
+                rejects.append({"source": one.sample.key, "reason": "unreadable", "detail": error})
             else:
                 yield one
 
@@ -281,13 +286,17 @@ def _workers(extractor: Extractor, own: list[Shard], world: int) -> int:
 def _all_of(extractor: Extractor, shards: list[Shard]) -> list[Shard]:
     """Every output shard, waiting for those of other processes."""
     written: list[Shard] = []
-    since = time.monotonic()
+    since, there = time.monotonic(), 0
     while len(written) < len(shards):
         found = extractor.finished(shards[len(written)])
         if found is not None:
             written.append(found)
             since = time.monotonic()
         elif time.monotonic() - since > extractor.cfg.timeout_seconds:
+            before, there = there, sum((extractor.out / f"{shard.name}.json").is_file() for shard in shards)
+            if there > before:  # others finish, though not this one
+                since = time.monotonic()
+                continue
             raise DataError(
                 f"{extractor.out / shards[len(written)].name}.tar did not come from another process within "
                 f"{extractor.cfg.timeout_seconds} s.\nType the same line again to go on."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pipeline.config import Recipe
 from pipeline.errors import ConfigError
 from pipeline.hub import check_model
 from pipeline.progress import Progress
-from pipeline.shard_index import ShardSet
+from pipeline.samples import CAPTION_MEMBERS, SOUND_MEMBERS
+from pipeline.shard_index import Shard, ShardSet
 from pipeline.stage import Stage
 from stages.codes.config import LARGE, LARGE_TEXT, SEEN, CodesConfig
 
@@ -23,6 +25,10 @@ PASSED_OVER = (
 SHARDS_SIZE = 256
 """`shards.size` where a recipe does not name it."""
 PASSED = {"cls", "mp3", "ogg", "opus", "source.jpg", "source.jpeg", "source.webp"}
+HEARING = ("clap", "clap_audio_model", "audio-spectrogram-transformer", "wav2vec2", "hubert", "wavlm")
+"""Types of models that hear."""
+LOOKED_AT = 100
+"""Samples of a shard whose JSON is looked at for captions."""
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +47,7 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     if not source.info:
         _warn_of_members(source)
     model, about = _tokenizer(inputs["vqvae"])
-    modalities = source.info.get("modalities", ["text", "audio", "source"])  # of shards made by others: whatever comes
+    modalities = modalities_of(source)
     flips = "text" not in modalities if cfg.flips == "auto" else bool(cfg.flips)
     device = next(model.parameters()).device
     encoders = ConditionEncoders.load(cfg.conditions, modalities, inputs.get("align"), device, about["image_size"])
@@ -64,6 +70,30 @@ def run(cfg: CodesConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
         raise
     tracker.finish()
     return results
+
+
+def modalities_of(source: ShardSet) -> list[str]:
+    """`text`, `audio`, `source` as far as the shards hold them; of tars made by others by the members they have."""
+    if source.info:
+        return list(source.info.get("modalities", ["text", "audio", "source"]))
+    shards = [shard for split in source.splits.values() for shard in split]
+    found = {extension for shard in shards for members in shard.index().members for extension in members}
+    text = bool(found & set(CAPTION_MEMBERS)) or ("json" in found and _captions_in_json(shards))
+    there = {"text": text, "audio": bool(found & set(SOUND_MEMBERS)), "source": any(map(is_source, found))}
+    return [name for name, here in there.items() if here]
+
+
+def _captions_in_json(shards: list[Shard]) -> bool:
+    """Whether the JSON of the first samples of some shard holds captions."""
+    from pipeline.samples import captions_in, record_of
+    from pipeline.shard_files import read_samples
+
+    return any(captions_in(record_of(one)) for shard in shards for one in islice(read_samples(shard), LOOKED_AT))
+
+
+def is_source(extension: str) -> bool:
+    """Whether a member is the picture that another is made from."""
+    return extension.startswith("source.")
 
 
 def _warn_of_members(source: ShardSet) -> None:
@@ -118,8 +148,22 @@ def check(cfg: CodesConfig, recipe: Recipe) -> None:
                 f"codes.conditions.{name}=auto takes the CLIP of a stage align, and there is none. Name one: "
                 f"codes.conditions.{name}=openai/clip-vit-large-patch14"
             )
+        if where == "log-mel" and name != "audio":
+            raise ValueError(
+                f"codes.conditions.{name}=log-mel: log-mel hears sounds. It goes with codes.conditions.audio."
+            )
         if where not in ("auto", "none", "log-mel"):
             check_model(f"codes.conditions.{name}", where)
+            _check_kind(f"codes.conditions.{name}", name, where)
+
+
+def _check_kind(setting: str, name: str, where: str) -> None:
+    """ValueError where a folder's model is one of another kind than is asked for."""
+    kind = str(read_json(Path(where) / "config.json").get("model_type", "")) if Path(where).is_dir() else ""
+    hears = kind in HEARING
+    if kind and (hears != (name == "audio") or (name in SEEN and not kind.startswith("clip"))):
+        what = {"text": "a text model", "audio": f"one of {', '.join(HEARING)}"}.get(name, "a CLIP")
+        raise ValueError(f"{setting}={where} holds a model of type '{kind}', and {what} is wanted.")
 
 
 def picture_size(recipe: Recipe) -> int | None:
@@ -144,11 +188,10 @@ def check_data(cfg: CodesConfig, recipe: Recipe, shards: Path) -> None:
     """
     from pipeline.shard_index import open_shards
 
-    info = open_shards(shards).info
-    if "modalities" not in info:  # shards made by others
-        return
-    cfg.conditions.refuse_absent(info["modalities"])
-    said = "text" in info["modalities"] and cfg.conditions.text == "auto" and not recipe.has("align")
+    source = open_shards(shards)
+    info, modalities = source.info, modalities_of(source)
+    cfg.conditions.refuse_absent(modalities)
+    said = "text" in modalities and cfg.conditions.text == "auto" and not recipe.has("align")
     if said and (picture_size(recipe) or info.get("image_size", 0)) >= LARGE:
         check_model(f"from {LARGE} px on captions are read by codes.conditions.text", LARGE_TEXT)
 

@@ -82,6 +82,11 @@ class TextEncoder(nn.Module):
             }
             family, architecture = "t5", encoders[kind]
         else:
+            config = load(transformers.AutoConfig, where, "text")
+            if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "hidden_size"):
+                raise ConfigError(
+                    f"'{where}' holds a '{kind}', which reads no sentences here. Take a CLIP, T5 or BERT."
+                )
             family, architecture = "sentence", transformers.AutoModel
         tokenizer = load(transformers.AutoTokenizer, where, "text")
         return cls(str(where), load_weights(architecture, where, "text"), tokenizer, family).to(device)

@@ -59,7 +59,11 @@ def exchanged(text: str, opposites: Sequence[tuple[str, str]]) -> str:
     longest_first = sorted(other, key=len, reverse=True)
     ends = (re.escape(word) + (r"(?![^\W_])" if word.isascii() else "") for word in longest_first)
     pattern = r"(?<![^\W_])(" + "|".join(ends) + ")"
-    return re.sub(pattern, lambda found: other[found[1].lower()], text, flags=re.IGNORECASE) if other else text
+    return (
+        re.sub(pattern, lambda found: other.get(found[1].lower(), found[1]), text, flags=re.IGNORECASE)
+        if other
+        else text
+    )
 
 
 class Opposite:

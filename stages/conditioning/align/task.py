@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.backend import Backend
+from pipeline.errors import DataError
 from pipeline.player import Player
 from pipeline.randomness import seed_of
 from pipeline.shard_index import Shard
@@ -273,6 +274,8 @@ class AlignTask:
                 vectors, answers = towers(*piece["towers"])
             told = {name: (answer[: len(batch["image"])], piece["labels"][name]) for name, answer in answers.items()}
             parts.append((vectors, piece, batch["image"], told))
+        if not parts:
+            raise DataError(f"no sample of val can be read ({self.val[0].name} and on): see the rejects of the shards.")
         names = parts[0][0]
         found = {
             "answers": {name: torch.cat([part[3][name][0] for part in parts]) for name in parts[0][3]},
