@@ -17,8 +17,8 @@ class ShardsConfig:
     """What to read and how to store it. The same settings and source give the same bytes."""
 
     source: str
-    """A folder of images (class folders, `metadata.jsonl|csv|parquet`, or bare) or of tars, or `birds`. CUB-200-2011,
-    ImageNet are read as they are unpacked, VGGSound with its frames and sounds cut out."""
+    """A folder of images (class folders, `metadata.jsonl|csv|parquet`, or bare) or of tars, or `birds`. CUB-200-2011
+    and ImageNet are read as they are unpacked, VGGSound with its frames and sounds cut out."""
     size: int = 256
     """Side of the square training image, in pixels."""
     val: float = 0.02

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from benchmarks.choosers import Kind, measure, paint, said_by_prior
 from launchers.cli import main
+from launchers.stages import STAGES
+from pipeline.config import check, load_recipe
 from stages.ask import Ask
 from stages.conditioning.condition import choose_rows, repeat_rows
 from stages.generate import CANDIDATE, Painter, opposites_of
@@ -154,3 +156,6 @@ def test_opposites_that_nobody_has_are_said(
     assert main(["run", "tiny", "--dry-run", "prior.sampling.opposites=2"]) == 2
     assert "align.opposites=[[left,right]]" in capsys.readouterr().err
     assert main(["run", "tiny", "--dry-run", "prior.sampling.opposites=2", "align.opposites=[[left,right]]"]) == 0
+    recipe = load_recipe("tiny", ["prior.sampling.opposites=2"])
+    sections = {name: section for name, section in recipe.sections.items() if name != "align"}
+    check(replace(recipe, sections=sections, use={"align": str(run / "align")}), STAGES)  # a lent one may have some

@@ -32,7 +32,8 @@ def check(cfg: PriorConfig, recipe: Recipe) -> None:
     if len(codes) != 1:
         return
     aligns = [section for name, section in recipe.sections.items() if name.partition("@")[0] == "align"]
-    if cfg.sampling.opposites and not any(section.get("opposites") for section in aligns):
+    lent = any(name.partition("@")[0] == "align" for name in recipe.use)  # its words are known when it is read
+    if cfg.sampling.opposites and not (lent or any(section.get("opposites") for section in aligns)):
         raise ValueError(
             "prior.sampling.opposites moves away from texts whose opposites are exchanged, and no stage align has any. "
             "Say which words:  align.opposites=[[left,right]]"
