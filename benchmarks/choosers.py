@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmarks.obedience import Judge, Truth, calls_of, one_each, singles
 from stages.ask import Ask
 from stages.conditioning.condition import Conditions, choose_rows, nothing_like
+from stages.conditioning.shared_space import LEAD
 from stages.generate import CANDIDATE
 from stages.prior.sampling import sample
 
@@ -111,7 +112,7 @@ def scored(
         exchanged_vectors = space.asked(by, wrong[by])
         assert exchanged_vectors is not None
         apart = cosine - rearrange((seen * exchanged_vectors).sum(dim=1), "(n k) -> n k", k=k)
-        scores |= {f"cosine + {w} of its lead": cosine + w * apart for w in (0.3, 1.0)}
+        scores |= {f"cosine + {w} of its lead": cosine + w * apart for w in (LEAD, 1.0)}
         lead = said_by_prior(painter.prior, codes, wrong)
         gained |= {
             f"{name} against the exchanged": rearrange(said[name] - lead[name], "(n k) -> n k", k=k) for name in said

@@ -173,7 +173,7 @@ class Painter:
 
         Args:
             negative: one row, which all of them move away from.
-            opposed: a row for each, the texts with their opposites exchanged.
+            opposed: a row for each, the texts with their opposites exchanged, which candidates are also held against.
             kept: codes that stay as they are in all of them.
             changes: fields of `SampleSettings`.
         """
@@ -195,7 +195,8 @@ class Painter:
             )
             painted = self._decoded(codes)
             if count > 1:
-                painted = self._nearest(painted, choose_rows(conditions, rows.to(self.device)), settings)
+                asked, other = (choose_rows(one or {}, rows.to(self.device)) for one in (conditions, opposed))
+                painted = self._nearest(painted, asked, other, settings)
             pictures.append(painted)
         return np.concatenate(pictures)
 
@@ -221,14 +222,17 @@ class Painter:
             )
         return settings.candidates if comparable else 1
 
-    def _nearest(self, painted: np.ndarray, conditions: Conditions, settings: SampleSettings) -> np.ndarray:
+    def _nearest(
+        self, painted: np.ndarray, conditions: Conditions, opposed: Conditions, settings: SampleSettings
+    ) -> np.ndarray:
         """Of the candidates (b k, h, w, 3) the one of each row that is most like what it asks for."""
         assert self.space is not None
         weights = {n: settings.weight_of(n) for n in conditions} if isinstance(settings.guidance, dict) else None
         if (named := self._named(conditions)) is not None:
             conditions = {**conditions, NAMED: named}
             weights = weights and {**weights, NAMED: weights["class"]}
-        best = self.space.nearest(rearrange(torch.from_numpy(painted), "n h w c -> n c h w"), conditions, weights)
+        pictures = rearrange(torch.from_numpy(painted), "n h w c -> n c h w")
+        best = self.space.nearest(pictures, conditions, weights, opposed)
         chosen: np.ndarray = rearrange(painted, "(b k) h w c -> b k h w c", k=settings.candidates)
         return chosen[:, 0] if best is None else chosen[np.arange(len(chosen)), best.numpy()]
 

@@ -11,7 +11,8 @@ import torch
 
 from pipeline.errors import ConfigError
 from stages.ask import Ask
-from stages.conditioning.shared_space import AGREEMENT, Space
+from stages.conditioning.condition import choose_rows, repeat_rows
+from stages.conditioning.shared_space import AGREEMENT, LEAD, Space
 from stages.generate import CANDIDATE, Painter
 from tests import tiny_encoders
 
@@ -64,6 +65,41 @@ def test_a_source_alone_has_no_candidates_and_weights_count_between_text_and_sou
     by_sound = space.nearest(pictures, {"audio": conditions["audio"]})
     assert by_sound is not None and by_sound.item() == (seen @ audio[0] + AGREEMENT["audio"] * others).argmax().item()
     assert space.nearest(pictures, {"class": conditions["text"]}) is None
+
+
+def test_the_lead_over_the_exchanged_sentence_counts_where_the_setting_moves_away_from_it(
+    painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a red owl on the left, a blue duck on the right", "a red owl"]
+    monkeypatch.setattr(painter.reader, "opposites", (("left", "right"), ("owl", "duck")))
+    monkeypatch.setattr(painter, "settings", replace(painter.settings, opposites=2.0))
+    conditions = painter.reader.conditions([Ask(text=text) for text in texts], painter.listens)
+    opposed, space = painter.opposed([texts[0], None]), painter.space
+    assert space is not None and opposed["text"].present().tolist() == [True, False]
+    asked, other = space.asked("text", conditions["text"]), space.asked("text", opposed["text"])
+    assert asked is not None and other is not None
+    pictures = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    changed = 0
+    for some in torch.split(pictures, 8):
+        seen = space.pictures(some).unflatten(0, (2, 4))
+        plain = [seen[row] @ asked[row] for row in range(2)]
+        by_hand = [plain[0] + LEAD * seen[0] @ (asked[0] - other[0]), plain[1]]
+        best, without = space.nearest(some, conditions, opposed=opposed), space.nearest(some, conditions)
+        assert best is not None and without is not None
+        assert best.tolist() == [int(one.argmax()) for one in by_hand]
+        assert without.tolist() == [int(one.argmax()) for one in plain]
+        changed += int(best[0] != without[0])
+    assert changed, "it decides somewhere"
+
+    told = {}
+    nearest = space.nearest
+    monkeypatch.setattr(space, "nearest", lambda *given: told.update(given=given) or nearest(*given))
+    painter(text=texts[0], n=3, candidates=2)
+    assert torch.equal(
+        told["given"][3]["text"].pooled, repeat_rows(choose_rows(opposed, torch.tensor([0])), 3)["text"].pooled
+    )
+    painter(text=texts[0], n=3, candidates=2, opposites=0.0)
+    assert told["given"][3] == {}
 
 
 def test_a_run_without_a_clip_refuses_candidates_and_paints_on_where_only_its_recipe_asks_for_them(

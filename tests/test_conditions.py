@@ -169,8 +169,14 @@ def run_with(run: Path, conditions: str, folder: Path) -> Path:
     return folder / "some"
 
 
-def test_a_condition_the_run_was_not_trained_on_is_named(run: Path, tmp_path: Path) -> None:
-    painter = Painter.load(run_with(run, "class", tmp_path), device="cpu")
+def test_a_condition_the_run_was_not_trained_on_is_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deaf = run_with(run, "class", tmp_path)
+    assert main(["sample", str(deaf), "--text", "a red bird", "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "not trained on text: it listens to class" in said and "Traceback" not in said
+    painter = Painter.load(deaf, device="cpu")
     with pytest.raises(ConfigError, match="not trained on text: it listens to class"):
         painter(text="a red bird")
 

@@ -121,13 +121,14 @@ def check(made: Path, stage: str, world: int, extra: tuple[str, ...] = ()) -> No
     marks = [re.sub(r"[^A-Za-z0-9]", "", item.split("=")[-1]) for item in extra]
     label = "-".join([stage, str(world), *marks])
     assert spawn.finish(train(made, f"whole-{label}", stage, world, extra)) == [0] * world
-    step = random.Random(label).randint(2, 12)
+    step = random.Random(label).randint(6, 12)  # after the first checkpoint, of step 4
     kill_at(made, f"killed-{label}", stage, train(made, f"killed-{label}", stage, world, extra), step)
     found = checkpoint.newest(made / "runs" / f"killed-{label}" / stage / "checkpoints")
+    assert found is not None and found.step < 14
     assert spawn.finish(train(made, f"killed-{label}", stage, world, extra)) == [0] * world
 
     said = (made / "runs" / f"killed-{label}" / stage / "log.txt").read_text()
-    assert re.findall(r"goes on after step (\d+)", said) == ([str(found.step)] if found else [])
+    assert re.findall(r"goes on after step (\d+)", said) == [str(found.step)]
     assert last_manifest(made, f"killed-{label}", stage) == last_manifest(made, f"whole-{label}", stage)
 
 
@@ -151,8 +152,11 @@ def test_killed_ranks_of_the_recipe_of_birds_end_in_the_same_bits(
 
 
 @pytest.mark.slow
-def test_killed_ranks_of_zero_read_opposites_to_the_same_bits(made: Path) -> None:
-    check(made, "align", world=2, extra=(*ALIGN_AS_BIRDS, "align.backend.zero_stage=2"))
+@pytest.mark.parametrize(("stage", "extra"), [("prior", AS_BIRDS), ("align", ALIGN_AS_BIRDS)])
+def test_killed_ranks_of_the_recipe_of_birds_under_zero_end_in_the_same_bits(
+    made: Path, stage: str, extra: tuple[str, ...]
+) -> None:
+    check(made, stage, world=2, extra=(*extra, f"{stage}.backend.zero_stage=2"))
 
 
 @pytest.mark.slow
@@ -181,6 +185,34 @@ def test_align_learns_the_same_however_its_batch_is_cut(made: Path) -> None:
 def test_a_killed_stage_under_zero_ends_in_the_same_bits(made: Path, stage: str) -> None:
     pytest.importorskip("deepspeed")
     check(made, stage, world=2, extra=(f"{stage}.backend.zero_stage=2",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_killed_codes_end_in_the_same_bytes(made: Path, world: int) -> None:
+    extra = ("codes.variants=12",)
+    assert spawn.finish(train(made, f"codes-{world}", "codes", world, extra)) == [0] * world
+    processes, out = train(made, f"killed-codes-{world}", "codes", world, extra), made / "runs"
+    folder, deadline = out / f"killed-codes-{world}" / "codes", time.monotonic() + 180
+    while not list(folder.glob("*-00000*.json")):
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.005)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    spawn.finish(processes)
+    done = {path.name: path.stat().st_mtime_ns for path in folder.glob("*-00000*.json")}
+    assert done and not (folder / "dataset.json").exists(), "killed on the way"
+
+    assert spawn.finish(train(made, f"killed-codes-{world}", "codes", world, extra)) == [0] * world
+    once, twice = (
+        {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.suffix in (".tar", ".json")}
+        for top in (out / f"codes-{world}" / "codes", folder)
+    )
+    for files in (once, twice):
+        for name in ("manifest.json", "env.json", "exit.json"):  # of the process, not of the data
+            files.pop(name, None)
+    assert once == twice and len(once) > 10
+    assert {name: (folder / name).stat().st_mtime_ns for name in done} == done, "what was whole stays"
 
 
 @pytest.mark.slow

@@ -164,6 +164,17 @@ def test_the_command_paints_rows_and_says_what_was_asked(
     assert main(["sample", str(run), "--prompts", str(files / "prompts"), "-n", "1", "--out", str(out)]) == 0
     assert [row.get("text") for row in json.loads((out / "asked.json").read_text())["rows"]] == ["a blue bird", None]
 
+    bird = str(files / "bird.jpg")
+    given = [
+        {"text": "red", "negative": "blue", "class": "owl"},
+        {"image": bird, "mask": str(files / "mask.png"), "text": "red"},
+        {"image": bird, "as": "sketch", "audio": str(files / "call.flac")},
+    ]
+    (files / "prompts").write_text("".join(json.dumps(row) + "\n" for row in given))
+    assert main(["sample", str(run), "--prompts", str(files / "prompts"), "-n", "1", "--out", str(out)]) == 0
+    rows = json.loads((out / "asked.json").read_text())["rows"]
+    assert [row | ({"class": row["class"]["name"]} if "class" in row else {}) for row in rows] == given
+
 
 def test_what_of_a_text_is_not_read_is_said_and_kept(run: Path, files: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = files / "long-text"

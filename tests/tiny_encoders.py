@@ -15,7 +15,9 @@ from transformers import (
     BertModel,
     ClapAudioConfig,
     ClapAudioModelWithProjection,
+    ClapConfig,
     ClapFeatureExtractor,
+    ClapModel,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
@@ -86,7 +88,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def clap(folder: Path, *, fused: bool = False) -> Path:
+def clap(folder: Path, *, fused: bool = False, whole: bool = False) -> Path:
+    """Of `whole` ones the text tower is there too, as in what laion publishes."""
     torch.manual_seed(0)
     config = ClapAudioConfig(
         spec_size=64, window_size=4, num_mel_bins=16, hidden_size=64, patch_embeds_hidden_size=16, depths=[1, 1, 1],
@@ -96,7 +99,14 @@ def clap(folder: Path, *, fused: bool = False) -> Path:
         feature_size=16, sampling_rate=16_000, hop_length=160, max_length_s=2, fft_window_size=512,
         frequency_max=8000, truncation="fusion" if fused else "rand_trunc",
     )  # fmt: skip
-    return save(folder, ClapAudioModelWithProjection(config), prepare)
+    if not whole:
+        return save(folder, ClapAudioModelWithProjection(config), prepare)
+    text = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99,
+        "projection_dim": 48,
+    }  # fmt: skip
+    both = ClapConfig(text_config=text, audio_config=config.to_dict(), projection_dim=48)
+    return save(folder, ClapModel(both), prepare)
 
 
 def ast(folder: Path) -> Path:
@@ -126,4 +136,11 @@ def _speech() -> dict[str, Any]:
 
 
 TEXT = {"clip": clip, "t5": t5, "mt5": partial(t5, config=MT5Config, model=MT5EncoderModel), "sentence": sentence}
-AUDIO = {"clap": clap, "clap_fused": partial(clap, fused=True), "ast": ast, "wav2vec2": wav2vec2, "hubert": hubert}
+AUDIO = {
+    "clap": clap,
+    "clap_fused": partial(clap, fused=True),
+    "clap_whole": partial(clap, whole=True),
+    "ast": ast,
+    "wav2vec2": wav2vec2,
+    "hubert": hubert,
+}

@@ -100,22 +100,11 @@ class Guidance:
         A dict names weights for conditions that may come; those it does not name have weight 1. A row whose text has
         no opposites is as without `opposed`.
         """
-        if isinstance(settings.guidance, dict):
-            terms = _terms(conditions, settings.guidance)
-            chosen, weights = list(terms.values()), tuple(map(settings.weight_of, terms))
-            away = [name for name in sorted(set(negative or {}) - set(conditions)) if name in settings.guidance]
-            chosen += [set() for _ in away]  # what is moved away from beside other conditions: to nothing said
-            weights += tuple(settings.guidance[name] for name in away)
-        else:
-            chosen, weights = [set(conditions)], (float(settings.guidance),)
+        chosen, weights = _weighed(conditions, negative or {}, settings)
         hears = next((i for i, names in enumerate(chosen) if "text" in names), None)
         opposes = hears if opposed and settings.opposites else None
         if not (conditions or negative) or (weights == (1.0,) and opposes is None):  # nothing to extrapolate from
             return cls(prior.guide(conditions, {}, rows), (), rows)
-        if not conditions:  # only something to move away from
-            given = settings.guidance
-            weight = given.get("text", ONLY_NEGATIVE) if isinstance(given, dict) else given
-            chosen, weights = [set()], (float(weight),)
         device, negative = prior.rotary.device, negative or {}
         copies, kept = {}, {}
         told_of = chosen if opposes is None else [*chosen, chosen[opposes]]
@@ -169,6 +158,22 @@ class Guidance:
 def _ramped(weight: float, strength: float) -> float:
     """Weights above 1 rise from 1, those that move away from 0."""
     return 1 + (weight - 1) * strength if weight > 1 else weight * strength if weight < 0 else weight
+
+
+def _weighed(
+    conditions: Conditions, negative: Conditions, settings: SampleSettings
+) -> tuple[list[set[str]], tuple[float, ...]]:
+    """The terms of guidance, each by the conditions that it hears, and their weights."""
+    given = settings.guidance
+    if not conditions:  # only something to move away from
+        weight = given.get("text", ONLY_NEGATIVE) if isinstance(given, dict) else given
+        return [set()], (float(weight),)
+    if not isinstance(given, dict):
+        return [set(conditions)], (float(given),)
+    terms = _terms(conditions, given)
+    away = [name for name in sorted(set(negative) - set(conditions)) if name in given]
+    chosen = [*terms.values(), *(set[str]() for _ in away)]  # beside other conditions: from it to nothing said
+    return chosen, (*map(settings.weight_of, terms), *(given[name] for name in away))
 
 
 def _terms(conditions: Conditions, named: Collection[str]) -> dict[str, set[str]]:
