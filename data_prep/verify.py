@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.plan import PLAN
+from pipeline.artifacts import read_json
 from pipeline.errors import ConfigError, DataError
 from pipeline.samples import DECODERS, decode_member, last_part
 from pipeline.shard_index import DATASET, FORMAT, ShardIndex, is_sidecar, scan_tar, sha256_of
@@ -169,10 +170,12 @@ def _stray_sidecars(root: Path, tars: dict[str, Path], listed: dict[str, Any]) -
 
 
 def _repeated_keys(root: Path, tars: dict[str, Path]) -> Iterator[str]:
-    home: dict[str, str] = {}
+    """Keys in two shards; codes keep those of their shards, and others number each split from 0."""
+    apart = "tokenizer" in read_json(root / DATASET)
+    homes: dict[str, dict[str, str]] = {}
     for name, tar in tars.items():
         sidecar, _ = _sidecar(tar, name)
-        keys = sidecar.get("keys")
+        keys, home = sidecar.get("keys"), homes.setdefault(str(sidecar.get("split")) if apart else "", {})
         for key in keys if isinstance(keys, list) and all(isinstance(one, str) for one in keys) else ():
             if home.setdefault(key, name) != name:
                 yield f"{name}.tar: key {key} is also in {home[key]}.tar"

@@ -75,7 +75,8 @@ def refuse_lone_ranks(world: int, stage: str, config: str | Path) -> None:
         raise ConfigError(
             f"srun started {tasks} tasks without RANK and WORLD_SIZE: each would train alone. "
             "Start a launcher on each node:\n"
-            "srun --ntasks-per-node 1 accelerate launch --num_machines ... (README, Several processes)"
+            "srun --ntasks-per-node 1 accelerate launch --num_machines ... (README, Several processes); runs that are "
+            "meant to be apart say RANK=0 WORLD_SIZE=1"
         )
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if world > 1 and not on_cpu and not visible_devices():

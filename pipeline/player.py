@@ -193,8 +193,8 @@ def warn_of_adamw(name: str, cfg: OptimizerConfig, sharded: bool) -> None:
     """Say that `auto` comes to AdamW under ZeRO: a rate that was found for Muon is far too high for it."""
     if sharded and cfg.kind == "auto":
         log.warning(
-            "%s: under ZeRO the optimizer is AdamW, and optimizer.lr stays %g: a rate found for Muon is some ten times "
-            "too high (optimizer.kind=adamw says that it is meant)",
+            "%s: under ZeRO the optimizer is AdamW, and optimizer.lr stays %g: a rate found for Muon, such as 2e-2, is "
+            "some ten times too high (optimizer.kind=adamw says that it is meant)",
             name,
             cfg.lr,
         )

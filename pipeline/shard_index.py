@@ -245,7 +245,8 @@ def _index_foreign(tar: Path, name: str) -> Shard:
     for path in (beside, cached):
         known = None if _is_older(path, tar) else _own_sidecar(path)
         if known is not None and known["format"] == FORMAT and known["bytes"] == tar.stat().st_size:
-            return Shard(str(tar), name, known["split"], known["samples"], known["bytes"], known["sha256"])
+            split = split_of(name)  # not as noted: the name begins at the folder that is opened
+            return Shard(str(tar), name, split, known["samples"], known["bytes"], known["sha256"])
     index = scan_tar(tar)
     shard = Shard(str(tar), name, split_of(name), len(index.keys), tar.stat().st_size, sha256_of(tar))
     payload = sidecar(shard, index, [])

@@ -113,6 +113,13 @@ def test_guidance_away_from_opposites_is_a_term_of_its_own_and_cancels_without_a
     by_hand = prior.foretold(Guidance.of(prior, opposed, 2, replace(settings, opposites=0.0)).guide)
     assert by_hand is not None
     torch.testing.assert_close(prior.foretold(guidance.guide)[4:], by_hand[2:], rtol=1e-4, atol=1e-4)
+    logits, said = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).unbind()
+    shared = replace(guidance, share=0.5)  # of guidance 2, away 3
+    (none, told_of, opposite), (nothing, known, turned) = logits.split(2), said.split(2)
+    alone_logits = none + 2 * (told_of - none) + 3 * (told_of - opposite)
+    torch.testing.assert_close(guidance.combine(logits), alone_logits)
+    both = alone_logits + 0.5 * ((known - nothing) + 3 * (known - turned))
+    torch.testing.assert_close(shared.combine(logits, foretold=said), both)
 
     seeds = torch.arange(2)
     painter.settings, before = settings, painter.settings

@@ -25,12 +25,12 @@ from pipeline.shards import open_batches, read_pass, read_samples
 from pipeline.tracking import TrackingConfig
 from pipeline.training_config import DataConfig
 from stages.codes import extract as extraction
-from stages.codes.config import CodesConfig
+from stages.codes.config import PAIR, CodesConfig
 from stages.codes.extract import Extractor, _all_of, code_type, extract
 from stages.codes.picture import decoded
 from stages.codes.read import CodesDecode, open_codes
 from stages.codes.stage import STAGE, modalities_of
-from stages.codes.views import PAIR, Read, SampleReader
+from stages.codes.views import Read, SampleReader
 from stages.images import center_decode, picture_to_tensor
 from stages.vqvae.load import load_autoencoder, save_autoencoder
 from stages.vqvae.model import Autoencoder
@@ -356,6 +356,24 @@ def test_tars_of_others_may_lie_in_a_folder_for_each_split(tokenizer: Path, tmp_
     (tmp_path / "made" / "train" / "0000.tar").unlink()
     run(tmp_path / "others", tokenizer, tmp_path / "made", flips="auto")
     assert bytes_of(tmp_path / "made" / "train") == before != {}
+    assert verify(tmp_path / "made") == [], "both splits number their samples alike"
+
+
+def test_the_split_of_a_tar_of_others_is_told_from_the_folder_that_is_opened(tmp_path: Path) -> None:
+    tars = foreign_tar(tmp_path / "val" / "0000.tar", {"a.png": make_png(0)}).parent
+    for folder, split in ((tars, "train"), (tmp_path, "val"), (tars, "train")):
+        assert list(open_shards(folder).splits) == [split]
+
+
+def test_leftovers_of_killed_processes_go_and_names_are_as_long_as_fits(tokenizer: Path, tmp_path: Path) -> None:
+    for name in ("train/0000", "val/set.val-0001"):
+        foreign_tar(tmp_path / "others" / f"{name}.tar", {f"{'b' * 89}.png": make_png(7), f"{'c' * 90}.png": b""})
+    left = [tmp_path / "made" / "train" / ".0000.tar.part-99", tmp_path / "made" / "val" / ".set.val-0001.tar.part-9"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"of a killed process")
+    assert run(tmp_path / "others", tokenizer, tmp_path / "made", flips="auto")["samples"] == {"train": 1, "val": 1}
+    assert not any(path.exists() for path in left)
 
 
 def test_what_tars_of_others_hold_is_looked_up(tmp_path: Path) -> None:
@@ -368,6 +386,8 @@ def test_what_tars_of_others_hold_is_looked_up(tmp_path: Path) -> None:
     assert held(picture) == held(picture | {"a.json": b'{"n": 1}', "a.cls": b"3"}) == []
     assert held(picture | {"a.json": b'{"caption": "a bird"}'}) == held(picture | {"a.txt": b"a bird"}) == ["text"]
     assert held(picture | {"b.png": make_png(1), "b.flac": b"", "b.source.png": b""}) == ["audio", "source"]
+    assert held(picture | {"a.source.jpg": b"", "a.json": b'{"caption": '}) == []
+    assert held(picture | {"a.json": b"\xff", "b.json": b'{"caption": "a bird"}', "b.png": make_png(1)}) == ["text"]
 
 
 def test_the_first_process_waits_as_long_as_others_finish_any_shard(tmp_path: Path) -> None:
@@ -385,8 +405,10 @@ def test_the_first_process_waits_as_long_as_others_finish_any_shard(tmp_path: Pa
     )
     shards: Any = [SimpleNamespace(name=name) for name in names]
     assert _all_of(extractor, shards) == shards
+    began = time.monotonic()
     with pytest.raises(DataError, match=r"d.tar did not come from another process within 1 s"):
         _all_of(extractor, [*shards, SimpleNamespace(name="d")])  # type: ignore[list-item]
+    assert time.monotonic() - began < 1.9, "those that were there are no news"
 
 
 def test_a_stop_file_ends_the_work_and_the_same_call_goes_on(shards: Path, tokenizer: Path, tmp_path: Path) -> None:

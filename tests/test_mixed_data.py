@@ -136,6 +136,20 @@ def test_an_encoder_of_what_the_data_lacks_is_refused_before_anything_trains(
     check_data(CodesConfig(), aligned, shards)
 
 
+def test_tars_of_others_are_asked_for_what_they_hold_before_anything_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = write(tmp_path / "tars", lacking, ["image", "text", "source"])
+    for path in [shards / "dataset.json", *shards.glob("*-00000*.json")]:
+        path.unlink()
+    own = tiny_encoders.clap(tmp_path / "own")
+    recipe = STAGES.replace("SHARDS", str(shards)).replace("codes: {}", f"codes: {{conditions: {{audio: {own}}}}}")
+    (tmp_path / "others.yaml").write_text(recipe)
+    assert main(["run", str(tmp_path / "others.yaml"), "--runs", str(tmp_path)]) == 2
+    assert f"codes: codes.conditions.audio={own}, but there is no audio in the shards" in capsys.readouterr().err
+    assert not (tmp_path / "others" / "align").exists()
+
+
 def test_a_prior_of_codes_that_another_run_lent_is_asked_by_what_that_run_heard(mixed: Path, tmp_path: Path) -> None:
     used = f"use: {{vqvae: {mixed / 'vqvae'}, codes: {mixed / 'codes'}}}"
     prior = "prior: {width: 32, depth: 1, heads: 2, data: {global_batch: 12}, loop: {steps: 2}}"

@@ -18,6 +18,8 @@ SOURCES = ("grey", "sketch")
 LARGE = 256
 """Image size from which captions are read by OpenAI's CLIP where nobody says who should."""
 LARGE_TEXT = "openai/clip-vit-large-patch14"
+PAIR = "source.png"
+"""The member that holds the picture another is made from."""
 
 
 @dataclass(frozen=True, kw_only=True)

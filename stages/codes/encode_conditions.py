@@ -93,7 +93,7 @@ class ConditionEncoders:
 
     def vectors(self, encoder: ImageEncoder, pictures: np.ndarray) -> list[bytes]:
         """What a vision tower sees in pictures uint8 (b, 3, s, s), each as a member."""
-        return [encode_npy(pooled) for _, pooled in self._rows(encoder, torch.from_numpy(pictures))]
+        return [encode_npy(pooled) for _, pooled in self._rows("pictures", encoder, torch.from_numpy(pictures))]
 
     def members(self, said: list[Said], samples: list[Sample]) -> list[dict[str, bytes]]:
         """Further members of each sample."""
@@ -107,7 +107,7 @@ class ConditionEncoders:
         if self.text is None:
             return [{} for _ in said]
         texts = sorted({caption for one in said for caption in one.captions}, key=lambda t: (len(t), t))
-        of = dict(zip(texts, self._rows(self.text, texts), strict=True))
+        of = dict(zip(texts, self._rows("captions", self.text, texts), strict=True))
         long = {text for text in texts if self.text.cut_off(text)}
         self.read += sum(len(one.captions) for one in said)
         self.cut += sum(caption in long for one in said for caption in one.captions)
@@ -115,14 +115,14 @@ class ConditionEncoders:
 
     def _audio(self, said: list[Said]) -> list[dict[str, bytes]]:
         sounds = [one.sound for one in said if one.sound is not None]
-        rows = iter(self._rows(self.audio, sounds) if self.audio is not None else [])
+        rows = iter(self._rows("sounds", self.audio, sounds) if self.audio is not None else [])
         return [_audio_members(next(rows)) if self.audio and one.sound is not None else {} for one in said]
 
-    def _rows(self, encoder: Any, given: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _rows(self, what: str, encoder: Any, given: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         """(tokens (t, d), pooled (d,)) in fp16 of each text, sound or picture."""
         found: list[tuple[np.ndarray, np.ndarray]] = []
         for at in range(0, len(given), self.cfg.batch_size):
-            found += _unmasked(encoder(given[at : at + self.cfg.batch_size]))
+            found += _unmasked(encoder(given[at : at + self.cfg.batch_size]), what)
         return found
 
 
@@ -138,14 +138,15 @@ def _lasting(where: str) -> str:
     return str(Path(where).resolve()) if Path(where).is_dir() else where
 
 
-def _unmasked(condition: Condition) -> list[tuple[np.ndarray, np.ndarray]]:
+def _unmasked(condition: Condition, what: str) -> list[tuple[np.ndarray, np.ndarray]]:
     tokens, pooled = condition.tokens.cpu().half().numpy(), condition.pooled.cpu().half().numpy()
     masks = condition.mask.cpu().numpy()
     rows = [(t[m], p) for t, p, m in zip(tokens, pooled, masks, strict=True)]
     for words, vector in rows:
         if not (np.isfinite(words).all() and np.isfinite(vector).all()):
             raise DataError(
-                "an encoder says numbers that 16 bits do not hold. Take another one, or codes.conditions.cache=live"
+                f"the encoder of {what} says numbers that 16 bits do not hold. Take another one"
+                + (", or codes.conditions.cache=live" if what != "pictures" else "")
             )
     return rows
 

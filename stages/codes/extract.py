@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor
 from pipeline.artifacts import read_json, write_json
 from pipeline.atomic_file import TEMPORARY
 from pipeline.errors import ConfigError, DataError, out_of_memory
-from pipeline.samples import CAPTION_MEMBERS, Sample, decode_npy, encode_npy, last_part
+from pipeline.samples import CAPTION_MEMBERS, Sample, decode_npy, encode_npy
 from pipeline.shard_files import read_samples
 from pipeline.shard_index import Shard, ShardSet, sha256_of, write_dataset, write_shard
 from pipeline.stopping import heed_stop_file
@@ -39,7 +40,6 @@ from stages.vqvae.model import Autoencoder
 
 COPIED = ("cls", *CAPTION_MEMBERS, "json")
 NEVER_SAID = "no sample has any %s that can be read: no prior will listen to it"
-LONGEST_MEMBER = "picture.vector.npy"
 TOO_LONG = "its name is too long for a tar beside the names of codes; tessera shard gives it a shorter one"
 MANY = 1000
 """Samples from which on starting worker processes pays."""
@@ -95,7 +95,7 @@ class Extractor:
         if finished is not None:
             return finished
         (folder := (self.out / shard.name).parent).mkdir(parents=True, exist_ok=True)  # train/00000 lies in one
-        last = last_part(shard.name)
+        last = escape(Path(shard.name).name)
         for leftover in folder.glob(f".{last}.*{TEMPORARY}*"):  # of a killed process; no other has this shard
             leftover.unlink(missing_ok=True)
         rejects: list[dict[str, str]] = []
@@ -146,11 +146,21 @@ class Extractor:
 
     def _read(self, shard: Shard, rejects: list[dict[str, str]]) -> Iterator[Read]:
         for one in self.read_all(read_samples(shard)):
-            if error := one.error or ("" if fits(f"{one.sample.key}.{LONGEST_MEMBER}") else TOO_LONG):
+            if error := one.error or ("" if fits(f"{one.sample.key}.{self._longest_member(one)}") else TOO_LONG):
                 log.warning("shard %s, sample '%s' has no codes: %s", shard.name, one.sample.key, error)
                 rejects.append({"source": one.sample.key, "reason": "unreadable", "detail": error})
             else:
                 yield one
+
+    def _longest_member(self, one: Read) -> str:
+        """The longest name of what is written of a sample."""
+        names = ["latent0.npy" if self.cfg.latents == "full" else "level0.npy", *set(COPIED) & set(one.sample.members)]
+        names += [f"{kind}.{'level0' if self.encoders.vector is None else 'vector'}.npy" for kind in one.sources]
+        names += ["picture.vector.npy"] * (self.encoders.picture is not None)
+        names += [
+            f"{name}.pooled.npy" for name in ("text", "audio") if name in self.said and self.cfg.conditions.stored
+        ]
+        return max(names, key=len)
 
     def _sources(self, chunk: list[Read]) -> list[dict[str, bytes]]:
         """Codes of each sample's source pictures: `<kind>.level<i>.npy` (v, h, w)."""
@@ -286,24 +296,20 @@ def _workers(extractor: Extractor, own: list[Shard], world: int) -> int:
 def _all_of(extractor: Extractor, shards: list[Shard]) -> list[Shard]:
     """Every output shard, waiting for those of other processes."""
     written: list[Shard] = []
-    since, there = time.monotonic(), 0
-    while len(written) < len(shards):
-        found = extractor.finished(shards[len(written)])
-        if found is not None:
-            written.append(found)
-            since = time.monotonic()
-        elif time.monotonic() - since > extractor.cfg.timeout_seconds:
-            before, there = there, sum((extractor.out / f"{shard.name}.json").is_file() for shard in shards)
-            if there > before:  # others finish, though not this one
-                since = time.monotonic()
-                continue
-            raise DataError(
-                f"{extractor.out / shards[len(written)].name}.tar did not come from another process within "
-                f"{extractor.cfg.timeout_seconds} s.\nType the same line again to go on."
-            )
-        else:
+    for shard in shards:
+        since, there = time.monotonic(), -1
+        while (found := extractor.finished(shard)) is None:
+            if there < 0 or time.monotonic() - since > extractor.cfg.timeout_seconds:
+                before, there = there, sum((extractor.out / f"{one.name}.json").is_file() for one in shards)
+                if there == before:
+                    raise DataError(
+                        f"{extractor.out / shard.name}.tar did not come from another process within "
+                        f"{extractor.cfg.timeout_seconds} s.\nType the same line again to go on."
+                    )
+                since = time.monotonic()  # others finish, though not this one
             heed_stop_file(extractor.out)
             time.sleep(POLL_SECONDS)
+        written.append(found)
     return written
 
 

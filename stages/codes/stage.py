@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.progress import Progress
 from pipeline.samples import CAPTION_MEMBERS, SOUND_MEMBERS
 from pipeline.shard_index import Shard, ShardSet
 from pipeline.stage import Stage
-from stages.codes.config import LARGE, LARGE_TEXT, SEEN, CodesConfig
+from stages.codes.config import LARGE, LARGE_TEXT, PAIR, SEEN, CodesConfig
 
 PASSED_OVER = (
     "%s: tars made by others are read as they are, and .%s in them is passed over. To have it heard:  "
@@ -79,7 +80,7 @@ def modalities_of(source: ShardSet) -> list[str]:
     shards = [shard for split in source.splits.values() for shard in split]
     found = {extension for shard in shards for members in shard.index().members for extension in members}
     text = bool(found & set(CAPTION_MEMBERS)) or ("json" in found and _captions_in_json(shards))
-    there = {"text": text, "audio": bool(found & set(SOUND_MEMBERS)), "source": any(map(is_source, found))}
+    there = {"text": text, "audio": bool(found & set(SOUND_MEMBERS)), "source": PAIR in found}
     return [name for name, here in there.items() if here]
 
 
@@ -88,12 +89,12 @@ def _captions_in_json(shards: list[Shard]) -> bool:
     from pipeline.samples import captions_in, record_of
     from pipeline.shard_files import read_samples
 
-    return any(captions_in(record_of(one)) for shard in shards for one in islice(read_samples(shard), LOOKED_AT))
-
-
-def is_source(extension: str) -> bool:
-    """Whether a member is the picture that another is made from."""
-    return extension.startswith("source.")
+    for shard in shards:
+        for one in islice(read_samples(shard), LOOKED_AT):
+            with suppress(ValueError):  # a broken record says nothing; who reads it counts it
+                if captions_in(record_of(one)):
+                    return True
+    return False
 
 
 def _warn_of_members(source: ShardSet) -> None:

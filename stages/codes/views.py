@@ -23,11 +23,11 @@ from PIL import Image
 from pipeline.errors import DataError
 from pipeline.randomness import numpy_rng
 from pipeline.samples import Sample, decode_image, image_member, is_one_shape
+from stages.codes.config import PAIR
 from stages.conditioning.said import Said, say
 from stages.conditioning.sources import source_picture
 from stages.images import MARGIN, cut, fit_short_side
 
-PAIR = "source.png"
 AT_ONCE = 16
 Views = UInt8[np.ndarray, "v 3 s s"]
 ReadAll = Callable[[Iterable[Sample]], Iterator["Read"]]

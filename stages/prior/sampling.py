@@ -271,7 +271,7 @@ def _sample_causal(
 def draw(
     logits: Float[Tensor, "b m k"], seeds: Int[Tensor, " b"], settings: SampleSettings, turn: Turn
 ) -> tuple[Float[Tensor, "b m k"], Int[Tensor, "b m"]]:
-    """Draw codes from truncated, tempered logits; also those logits. Temperature 0 takes the likeliest."""
+    """Draw codes from truncated, tempered logits; also the truncated ones. Temperature 0 takes the likeliest."""
     logits = truncate(logits, settings.top_k, settings.top_p)
     if settings.temperature > 0:
         m, k = logits.shape[1:]

@@ -24,8 +24,9 @@ class SampleSettings:
     codes as well, each in its place (prior.foretold): more of what is said of places, at the cost of variety."""
     opposites: float = 0.0
     """How much guidance moves away, too, from a text with its opposites exchanged (words of `align.opposites`, such as
-    left and right): who is where is obeyed better, at half more time for such texts. 1 to 3 helped, 6 did not. Above 0,
-    candidates are also chosen by how much nearer they are to the text than to the exchanged one."""
+    left and right): who is where is obeyed better, at half more time for such texts. 1 to 3 helped, 6 did not. Above
+    0, what `foretold` adds moves away from the exchanged text too, and candidates are also chosen by how much nearer
+    they are to the text than to the exchanged one."""
     temperature: float = 1.0
     """Divides the logits; 0 takes the likeliest code."""
     top_k: int = 0
