@@ -30,7 +30,7 @@ def verify(root: str | Path) -> list[str]:
 def problems(root: Path) -> Iterator[str]:
     """The lines of `verify`, as they are found."""
     if not root.is_dir():
-        raise ConfigError(f"no shard folder at {root}.")
+        raise ConfigError(f"{root} is no folder of shards." if root.exists() else f"no shard folder at {root}.")
     tars = {p.relative_to(root).as_posix().removesuffix(".tar"): p for p in sorted(root.rglob("*.tar"))}
     tars = {name: path for name, path in tars.items() if path.is_file() and not path.name.startswith(".")}
     listed, broken = _listed(root)

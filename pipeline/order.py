@@ -141,7 +141,7 @@ def check_enough(total: int, global_batch: int, lanes: int) -> None:
     )
     raise ConfigError(
         f"the data holds {total} samples, fewer than one global batch of {global_batch} (data.global_batch).\n"
-        f"Set it for this stage and those after it, as in  vqvae.{advice}  (a multiple of lanes, at most {total})."
+        f"Set it for this stage and those after it:  STAGE.{advice}  (a multiple of lanes, at most {total})."
     )
 
 

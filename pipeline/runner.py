@@ -28,6 +28,7 @@ from pipeline.schema import did_you_mean
 from pipeline.stage import Results, Stage
 from pipeline.stage_run import Job, refuse_changed, refuse_data, run_stage
 from pipeline.stopping import STOP_FILE
+from pipeline.training_config import DataConfig
 
 SHOWN_NUMBERS = 8
 
@@ -97,7 +98,28 @@ def plan_run(recipe: Recipe, stages: Sequence[Stage], options: RunOptions) -> li
     _refuse_missing(planned)
     coming = {one.job.out for one in planned if one.state != "finished"}
     _refuse_data(recipe, [one for one in planned if one.job.inputs.get("shards") not in coming])
+    for shards in {one.job.inputs["shards"] for one in planned if "shards" in one.job.inputs} - coming:
+        _refuse_few(planned, shards)
     return planned
+
+
+def _refuse_few(planned: list[Planned], shards: Path) -> None:
+    """ConfigError where shards do not fill a global batch, with what every stage that is still to come takes for it."""
+    count = artifacts.read_json(shards / "dataset.json").get("splits", {}).get("train", {}).get("samples")
+    if not isinstance(count, int) or not count:
+        return
+    wanted = {one.job.instance: getattr(one.job.cfg, "data", None) for one in planned if one.state != "finished"}
+    advice = []
+    for name, data in wanted.items():
+        if isinstance(data, DataConfig) and data.global_batch > count:
+            lanes = min(data.lanes, count)
+            advice += [f"{name}.data.lanes={lanes}"] * (lanes < data.lanes)
+            advice.append(f"{name}.data.global_batch={count // lanes * lanes}")
+    if advice:
+        raise ConfigError(
+            f"{shards} holds {count} samples to train on, fewer than one global batch. Add to the line:\n"
+            + " ".join(advice)
+        )
 
 
 def _refuse_data(recipe: Recipe, planned: list[Planned]) -> None:
@@ -220,6 +242,8 @@ def run_recipe(
     for one in planned:
         outcomes.append(_run_one(one, run_dir, recipe_file, launch, say))
         if one.state != "finished":
+            if one.job.instance == "shards":
+                _refuse_few(planned, one.job.out)
             _refuse_data(recipe, [other for other in planned if other.job.inputs.get("shards") == one.job.out])
     return outcomes
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from pipeline import artifacts
 from pipeline.config import folders_of, used_folders
 from pipeline.errors import ConfigError, MissingInputError
+from pipeline.schema import did_you_mean
 from stages.ask import Ask, Kept, Reader, number_of
 from stages.codes.read_conditions import encoders_of
 from stages.conditioning.condition import Condition, Conditions, choose_rows, class_condition, repeat_rows
@@ -91,8 +92,10 @@ class Painter:
         place = place_of(device)
         folder = run / with_ if (run / with_).is_dir() else used_folders(run).get(with_, run / with_)
         if not folder.is_dir():
+            painters = sorted(path.name for path in run.glob("prior*") if path.is_dir())
             raise MissingInputError(
-                f"{run} has no stage '{with_}' to paint with.\nTrain one:  tessera run RECIPE --until {with_}"
+                f"{run} has no stage '{with_}' to paint with.{did_you_mean(with_, painters) if painters else ''}\n"
+                "Train one:  tessera run RECIPE --until prior"
             )
         if with_.partition("@")[0] != "prior":
             raise ConfigError(f"--with {with_}: a '{with_.partition('@')[0]}' does not paint. Name a prior.")

@@ -158,6 +158,16 @@ def test_captions_of_a_table_are_known_by_every_name_and_may_open_with_a_bracket
     assert list(item.captions) == captions
 
 
+def test_a_class_under_another_name_than_label_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"file_name": "a.png", "class": "owl"}
+    for named, warned in ((row, True), (row | {"label": "owl"}, False)):
+        caplog.clear()
+        (tmp_path / "metadata.jsonl").write_text(json.dumps(named) + "\n")
+        listing = list_source(config(tmp_path))
+        assert listing.classes == (() if warned else ("owl",))
+        assert ("column 'class' is no class: that is read from 'label'" in caplog.text) is warned
+
+
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     save(photo(1), tmp_path / "photos" / "1.png")
     (tmp_path / "photos" / "metadata.csv").mkdir()

@@ -150,6 +150,21 @@ def test_tars_of_others_are_asked_for_what_they_hold_before_anything_trains(
     assert not (tmp_path / "others" / "align").exists()
 
 
+def test_too_few_samples_for_a_batch_are_refused_once_for_every_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = write(tmp_path / "shards", lacking, ["image", "text"])  # 24 of them in train
+    larger = STAGES.replace("SHARDS", str(shards)).replace("global_batch: 12", "global_batch: 36")
+    (tmp_path / "few.yaml").write_text(larger)
+    line = ["run", str(tmp_path / "few.yaml"), "--runs", str(tmp_path)]
+    assert main([*line, "--dry-run"]) == main(line) == 2
+    said = capsys.readouterr().err
+    assert f"{shards} holds 24 samples to train on, fewer than one global batch" in said
+    advice = "align.data.global_batch=24 vqvae.data.global_batch=24 prior.data.global_batch=24"
+    assert said.count(advice) == 2 and not (tmp_path / "few" / "align").exists()
+    assert main([*line, "--dry-run", *advice.split()]) == 0
+
+
 def test_a_prior_of_codes_that_another_run_lent_is_asked_by_what_that_run_heard(mixed: Path, tmp_path: Path) -> None:
     used = f"use: {{vqvae: {mixed / 'vqvae'}, codes: {mixed / 'codes'}}}"
     prior = "prior: {width: 32, depth: 1, heads: 2, data: {global_batch: 12}, loop: {steps: 2}}"

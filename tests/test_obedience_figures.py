@@ -228,6 +228,8 @@ def test_what_is_spoken_is_read_from_the_data_and_a_broken_caption_costs_no_figu
 )
 def test_the_headline_says_how_each_condition_is_obeyed(found: dict[str, Any], line: str) -> None:
     assert line in headline_of({"reconstruction": {"psnr": 20.0}, "obedience": found})
+    left_out = {"reconstruction": {"psnr": 20.0}, "samples": {"n": 5, "left_out": "val has 10 pictures"}}
+    assert headline_of(left_out) == "PSNR 20.00 dB, nothing painted was compared: val has 10 pictures"
 
 
 def test_a_probe_taught_on_other_shards_is_taught_anew(

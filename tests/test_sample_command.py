@@ -432,4 +432,6 @@ def test_a_run_is_measured_by_the_command_wherever_it_lies_and_whatever_it_is_ca
 
 def test_a_row_whose_words_the_grid_cannot_write_says_where_they_are() -> None:
     assert _label(Ask(cls=1, text="노란 앵무새"), ["duck", "owl"]) == "owl (see asked.json)"
+    asked = Ask(text="a red owl", image="photos/a.jpg", as_="grey", negative="snow")
+    assert _label(asked, []) == "a red owl a as grey not snow"
     assert _label(Ask(text="a red owl"), []) == "a red owl" and _label(Ask(), []) == ""

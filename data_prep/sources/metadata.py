@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -24,8 +25,10 @@ from pipeline.errors import ConfigError, DataError
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 CAPTIONS = ("text", "caption", "captions")
+MEANT_AS_LABEL = ("class", "cls", "class_name", "category", "labels")
 KNOWN = ("file_name", "label", *CAPTIONS, "audio", "source", "attributes", "split")
 Row = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 def find_tables(root: Path) -> list[Path]:
@@ -44,6 +47,9 @@ def list_metadata(cfg: ShardsConfig, root: Path, tables: list[Path]) -> Listing:
         DataError: a line cannot be read or has no `file_name`; names file and line.
     """
     rows = [(f"{table.relative_to(root)}:{line}", table, row) for table in tables for line, row in read_table(table)]
+    columns = {column for _, _, row in rows for column in row}
+    if "label" not in columns and (meant := [column for column in MEANT_AS_LABEL if column in columns]):
+        log.warning("%s: column '%s' is no class: that is read from 'label'", tables[0], meant[0])
     names, labels = number_labels([label_text(row.get("label")) for _, _, row in rows])
     items = [
         replace(_item(root, table, row, where), label=label)

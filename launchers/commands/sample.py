@@ -247,7 +247,8 @@ def _label(ask: Ask, classes: list[str]) -> str:
     """A row's name in the grid; what the grid's letters cannot write stays in asked.json."""
     name = classes[ask.cls] if isinstance(ask.cls, int) and classes else ""
     files = [Path(str(path)).stem for path in (ask.audio, ask.image) if path is not None]
-    parts = [part for part in (name, ask.text, *files) if part]
+    how = [f"as {ask.as_}" if ask.as_ else "", f"not {ask.negative}" if ask.negative else ""]
+    parts = [part for part in (name, ask.text, *files, *how) if part]
     return " ".join(part if part.isascii() else "(see asked.json)" for part in parts)
 
 

@@ -150,6 +150,8 @@ def headline_of(results: dict[str, Any]) -> str:
     if "class_accuracy" in samples:
         real = results.get("probe_on_real", {}).get("class", 1.0)
         parts.append(f"class accuracy of samples {samples['class_accuracy']:.3f} (of real pictures {real:.3f})")
+    if "left_out" in samples:
+        parts.append(f"nothing painted was compared: {samples['left_out']}")
     if "coverage_of_ceiling" in samples.get("probe", {}):
         parts.append(f"coverage {samples['probe']['coverage_of_ceiling']:.2f} of the ceiling")
     for mode, found in results.get("obedience", {}).items():
