@@ -25,6 +25,7 @@ from pipeline.owner import OWNER, owning
 from pipeline.progress import as_clock
 from pipeline.recipe_file import PACKAGED
 from pipeline.schema import did_you_mean
+from pipeline.shard_index import open_shards
 from pipeline.stage import Results, Stage
 from pipeline.stage_run import Job, refuse_changed, refuse_data, run_stage
 from pipeline.stopping import STOP_FILE
@@ -104,14 +105,17 @@ def plan_run(recipe: Recipe, stages: Sequence[Stage], options: RunOptions) -> li
 
 
 def _refuse_few(planned: list[Planned], shards: Path) -> None:
-    """ConfigError where shards do not fill a global batch, with what every stage that is still to come takes for it."""
-    count = artifacts.read_json(shards / "dataset.json").get("splits", {}).get("train", {}).get("samples")
-    if not isinstance(count, int) or not count:
-        return
-    wanted = {one.job.instance: getattr(one.job.cfg, "data", None) for one in planned if one.state != "finished"}
+    """ConfigError where shards do not fill a batch of stages to come that read them or their codes; what all take."""
+    coded = {one.job.out: one.job.inputs.get("shards") for one in planned if one.job.stage.name == "codes"}
+    wanted: dict[str, DataConfig] = {}
+    for job in (one.job for one in planned if one.state != "finished"):
+        read = job.inputs.get("shards", coded.get(job.inputs.get("codes", Path())))
+        if read == shards and isinstance(data := getattr(job.cfg, "data", None), DataConfig):
+            wanted[job.instance] = data
+    count = sum(shard.samples for shard in open_shards(shards).splits.get("train", [])) if wanted else 0
     advice = []
     for name, data in wanted.items():
-        if isinstance(data, DataConfig) and data.global_batch > count:
+        if 0 < count < data.global_batch:
             lanes = min(data.lanes, count)
             advice += [f"{name}.data.lanes={lanes}"] * (lanes < data.lanes)
             advice.append(f"{name}.data.global_batch={count // lanes * lanes}")
@@ -242,7 +246,7 @@ def run_recipe(
     for one in planned:
         outcomes.append(_run_one(one, run_dir, recipe_file, launch, say))
         if one.state != "finished":
-            if one.job.instance == "shards":
+            if one.job.stage.name == "shards":
                 _refuse_few(planned, one.job.out)
             _refuse_data(recipe, [other for other in planned if other.job.inputs.get("shards") == one.job.out])
     return outcomes

@@ -91,8 +91,9 @@ class Job:
 def refuse_data(job: Job, recipe: Recipe) -> None:
     """ConfigError where a stage asks for what its shards do not hold; those a recipe names may have no manifest."""
     shards, ask = job.inputs.get("shards"), job.stage.check_data
-    named = "shards" in recipe.use and shards is not None and shards.is_dir()  # by tessera shard, or tars of others
-    if ask is None or shards is None or not (artifacts.is_finished(shards) or named):
+    if ask is None or shards is None:
+        return
+    if not (artifacts.is_finished(shards) or shards in map(Path, recipe.use.values())):  # of tessera shard, of others
         return
     try:
         ask(job.cfg, recipe, shards)

@@ -367,13 +367,17 @@ def test_the_split_of_a_tar_of_others_is_told_from_the_folder_that_is_opened(tmp
 
 def test_leftovers_of_killed_processes_go_and_names_are_as_long_as_fits(tokenizer: Path, tmp_path: Path) -> None:
     for name in ("train/0000", "val/set.val-0001"):
-        foreign_tar(tmp_path / "others" / f"{name}.tar", {f"{'b' * 89}.png": make_png(7), f"{'c' * 90}.png": b""})
+        foreign_tar(
+            tmp_path / "others" / f"{name}.tar", {f"{'b' * 89}.png": make_png(7), f"{'c' * 90}.png": make_png(1)}
+        )
     left = [tmp_path / "made" / "train" / ".0000.tar.part-99", tmp_path / "made" / "val" / ".set.val-0001.tar.part-9"]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"of a killed process")
     assert run(tmp_path / "others", tokenizer, tmp_path / "made", flips="auto")["samples"] == {"train": 1, "val": 1}
     assert not any(path.exists() for path in left)
+    (reject,) = json.loads((tmp_path / "made" / "train" / "0000.json").read_text())["rejects"]
+    assert reject["source"] == "c" * 90 and reject["detail"].startswith("its name is too long for a tar")
 
 
 def test_what_tars_of_others_hold_is_looked_up(tmp_path: Path) -> None:

@@ -139,19 +139,25 @@ def test_an_encoder_of_what_the_data_lacks_is_refused_before_anything_trains(
 def test_tars_of_others_are_asked_for_what_they_hold_before_anything_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shards = write(tmp_path / "tars", lacking, ["image", "text", "source"])
+    def silent(index: int, whole: Sample) -> dict[str, bytes]:
+        return {name: value for name, value in lacking(index, whole).items() if name != "flac"}
+
+    shards = write(tmp_path / "tars", silent, [])
     for path in [shards / "dataset.json", *shards.glob("*-00000*.json")]:
         path.unlink()
     own = tiny_encoders.clap(tmp_path / "own")
     recipe = STAGES.replace("SHARDS", str(shards)).replace("codes: {}", f"codes: {{conditions: {{audio: {own}}}}}")
     (tmp_path / "others.yaml").write_text(recipe)
-    assert main(["run", str(tmp_path / "others.yaml"), "--runs", str(tmp_path)]) == 2
+    line = ["run", str(tmp_path / "others.yaml"), "--runs", str(tmp_path)]
+    assert main(line) == 2
+    assert "does not say its image size (shards made by others). Set it:  vqvae.image" in capsys.readouterr().err
+    assert main([*line, f"vqvae.image_size={SIZE}"]) == 2
     assert f"codes: codes.conditions.audio={own}, but there is no audio in the shards" in capsys.readouterr().err
     assert not (tmp_path / "others" / "align").exists()
 
 
 def test_too_few_samples_for_a_batch_are_refused_once_for_every_stage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = write(tmp_path / "shards", lacking, ["image", "text"])  # 24 of them in train
     larger = STAGES.replace("SHARDS", str(shards)).replace("global_batch: 12", "global_batch: 36")
@@ -163,6 +169,13 @@ def test_too_few_samples_for_a_batch_are_refused_once_for_every_stage(
     advice = "align.data.global_batch=24 vqvae.data.global_batch=24 prior.data.global_batch=24"
     assert said.count(advice) == 2 and not (tmp_path / "few" / "align").exists()
     assert main([*line, "--dry-run", *advice.split()]) == 0
+    (shards / "dataset.json").unlink()  # as tars of others
+    assert main([*line, "--dry-run", f"vqvae.image_size={SIZE}"]) == 2 and advice in capsys.readouterr().err
+    lent = (
+        f"use: {{shards: {shards}, vqvae: {mixed / 'vqvae'}, codes: {mixed / 'codes'}}}\ntracking: {{mode: disabled}}\n"
+    )
+    (tmp_path / "lent.yaml").write_text(lent + "prior: {data: {global_batch: 36}}\nevaluation: {}\n")
+    assert main(["run", str(tmp_path / "lent.yaml"), "--runs", str(tmp_path), "--dry-run"]) == 0, "it reads codes alone"
 
 
 def test_a_prior_of_codes_that_another_run_lent_is_asked_by_what_that_run_heard(mixed: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """`vqvae2_paper`: Razavi et al. 2019, appendix A, at 256 px. The others are named after the image size they are for."""
+NO_SIZE = "%s does not say its image size (shards made by others). Set it:  vqvae.image_size=256"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from pipeline.config import Recipe
 from pipeline.hub import check_finished, check_model
 from pipeline.shard_index import DATASET
 from pipeline.stage import Stage
-from stages.vqvae.config import VQVAEConfig
+from stages.vqvae.config import NO_SIZE, VQVAEConfig
 
 
 def run(cfg: VQVAEConfig, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def check(cfg: VQVAEConfig, recipe: Recipe) -> None:
 
 
 def check_data(cfg: VQVAEConfig, recipe: Recipe, shards: Path) -> None:
-    """The size of shards that lie there must divide into the coarsest level's patches; ValueError where not."""
+    """The size of shards must divide into the coarsest level's patches, and be known; ValueError where not."""
+    if cfg.image_size is None and shards.is_dir() and not (shards / DATASET).is_file():
+        raise ValueError(NO_SIZE % shards)
     size = json.loads((shards / DATASET).read_bytes()).get("image_size") if (shards / DATASET).is_file() else None
     if cfg.image_size is None and isinstance(size, int):
         cfg.check_size(size)

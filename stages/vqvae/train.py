@@ -15,7 +15,7 @@ from pipeline.tracking import Tracker
 from pipeline.train_loop import train
 from stages.images import train_decode
 from stages.perceptual import Perceptual
-from stages.vqvae.config import VQVAEConfig
+from stages.vqvae.config import NO_SIZE, VQVAEConfig
 from stages.vqvae.discriminator import PatchDiscriminator
 from stages.vqvae.load import start_from
 from stages.vqvae.model import Autoencoder
@@ -66,9 +66,7 @@ def image_size(cfg: VQVAEConfig, shards: ShardSet) -> int:
     """The crop's side: the recipe's, else that of the shards; ConfigError where levels do not divide it."""
     size = cfg.image_size or shards.info.get("image_size")
     if not size:
-        raise ConfigError(
-            f"{shards.root} does not say its image size (shards made by others). Set it:  vqvae.image_size=256"
-        )
+        raise ConfigError(NO_SIZE % shards.root)
     try:
         cfg.check_size(int(size))
     except ValueError as error:
