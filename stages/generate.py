@@ -95,7 +95,7 @@ class Painter:
             painters = sorted(path.name for path in run.glob("prior*") if path.is_dir())
             raise MissingInputError(
                 f"{run} has no stage '{with_}' to paint with.{did_you_mean(with_, painters) if painters else ''}\n"
-                "Train one:  tessera run RECIPE --until prior"
+                f"Train one:  tessera run RECIPE --until {with_ if with_.startswith('prior@') else 'prior'}"
             )
         if with_.partition("@")[0] != "prior":
             raise ConfigError(f"--with {with_}: a '{with_.partition('@')[0]}' does not paint. Name a prior.")

@@ -28,7 +28,7 @@ AGREEMENT = {"audio": 0.5}
 of what a picture shows, colours first, and that moves its cosine as much as what it says. A sentence says enough."""
 LEAD = 0.3
 """How much it counts that a candidate is nearer to what is asked than to that with its opposites exchanged: of all that
-moves a cosine, this tells who is where. Measured by `benchmarks.choosers`; 1.0 loses the rest of the sentence."""
+moves a cosine, this tells who is where. `benchmarks.choosers`: 1.0 does better in Korean, worse in English."""
 
 
 def own_align(align: Sequence[Path], about: Mapping[str, Mapping[str, Any]]) -> Path | None:
